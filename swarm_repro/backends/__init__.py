@@ -1,0 +1,1 @@
+"""Backends: calling a real model."""

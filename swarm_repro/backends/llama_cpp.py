@@ -1,0 +1,289 @@
+"""llama-cpp-python in process: one shared model for each file and context settings."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from swarm_repro import sampling
+from swarm_repro.backends.base import Bound, DirectCalls
+from swarm_repro.canonical import encode_canonical, encode_json, sha256_hex, text_sha256
+from swarm_repro.completion import IN_PROCESS, Completion
+from swarm_repro.environment import describe_environment
+from swarm_repro.errors import (
+    BackendError,
+    BackendResponseError,
+    RequestError,
+    StrictModeError,
+    UsageError,
+)
+from swarm_repro.model import ModelBinding, ModelIdentity
+from swarm_repro.request import Endpoint, Request
+from swarm_repro.weights import hash_file, require_gguf, shards
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama, LlamaGrammar
+
+#: Settings of a ``Llama`` that are objects, hold state, or cannot be told apart by value.
+_REFUSED = frozenset(
+    {"chat_handler", "draft_model", "tokenizer", "kv_overrides", "lora_base", "embedding"}
+)
+#: Arguments of a call that are functions and so have no key.
+_REFUSED_FIELDS = frozenset({"logits_processor", "stopping_criteria"})
+#: A chat format that is the template in the GGUF file.
+_FROM_FILE = "chat_template."
+
+
+@dataclass
+class _Shared:
+    """A loaded model and the lock that calls take turns by."""
+
+    settings: Mapping[str, object]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    llama: Llama | None = None
+
+    def load(self) -> Llama:
+        """Load the model, once."""
+        if self.llama is None:
+            try:
+                from llama_cpp import Llama
+            except ImportError as error:
+                raise UsageError(
+                    "llama-cpp-python is not installed; run: pip install 'swarm-repro[llama_cpp]'"
+                ) from error
+            try:
+                self.llama = Llama(**self.settings, verbose=False)
+            except ValueError as error:
+                raise BackendError(
+                    f"llama.cpp cannot load {self.settings['model_path']}: {error}"
+                ) from error
+        return self.llama
+
+
+_shared: dict[str, _Shared] = {}
+_shared_lock = threading.Lock()
+
+
+def unload_models() -> None:
+    """Free all shared models; the next call loads again."""
+    with _shared_lock:
+        for shared in _shared.values():
+            with shared.lock:
+                if shared.llama is not None:
+                    shared.llama.close()
+                    shared.llama = None
+        _shared.clear()
+
+
+class LlamaCpp(DirectCalls):
+    """A GGUF model in this process.
+
+    The model is loaded on the first call and shared by all objects with the same file and context
+    settings, however many agents make one: weights and KV cache are held once, and which agent
+    asked before cannot change a completion, since every call begins with ``reset()`` and an
+    explicit seed.
+    """
+
+    paths: ClassVar[Mapping[Endpoint, str]] = {
+        "chat": "create_chat_completion",
+        "completion": "create_completion",
+    }
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        n_ctx: int = 4096,
+        n_threads: int | None = None,
+        **settings: object,
+    ) -> None:
+        """Describe a model; nothing is loaded before the first call.
+
+        Args:
+            model_path: The GGUF file.
+            n_ctx: Context window, in tokens.
+            n_threads: CPU threads; None lets llama-cpp-python choose.
+            **settings: Other settings of ``llama_cpp.Llama`` (``n_batch``, ``flash_attn``, …).
+
+        Raises:
+            UsageError: A setting that cannot be recorded.
+        """
+        refused = sorted(_REFUSED & {k for k, v in settings.items() if v})
+        if refused:
+            raise UsageError(f"llama_cpp.Llama({refused[0]}=…) cannot be recorded; leave it out")
+        self.model_path = Path(model_path)
+        self.name = self.model_path.name
+        self._settings: dict[str, object] = {
+            "n_ctx": n_ctx,
+            "n_threads": n_threads,
+            "n_threads_batch": n_threads,
+            "flash_attn": False,
+            **{k: v for k, v in settings.items() if v is not None and k != "verbose"},
+        }
+
+    def _model(self) -> _Shared:
+        """The shared model of this file and these settings."""
+        settings = {"model_path": str(self.model_path.resolve()), **self._settings}
+        key = sha256_hex(encode_canonical(settings))
+        with _shared_lock:
+            return _shared.setdefault(key, _Shared(settings))
+
+    def identify(self, name: str | None = None) -> Bound:
+        """Digest the file, load the model, and read its template and the library's defaults.
+
+        Args:
+            name: The name in the cassette; the file's base name if none is given.
+
+        Raises:
+            ModelFileError: Missing, a folder, or not GGUF.
+            UsageError: llama-cpp-python is not installed.
+            BackendError: llama.cpp cannot load the file.
+        """
+        require_gguf(self.model_path)
+        content: dict[str, object] = {
+            "files": [hash_file(shard) for shard in shards(self.model_path)]
+        }
+        lora = self._settings.get("lora_path")
+        if lora:
+            content["lora"] = [
+                {
+                    "sha256": hash_file(Path(str(lora))),
+                    "scale": self._settings.get("lora_scale", 1.0),
+                }
+            ]
+        shared = self._model()
+        with shared.lock:
+            llama = shared.load()
+            template = _template_of(llama)
+        import llama_cpp
+
+        binding = ModelBinding(
+            name=name or self.name,
+            backend="llama-cpp-python",
+            identity=ModelIdentity(kind="gguf", content=content),
+            template=template,
+            defaults={
+                "chat": _defaults_of(llama.create_chat_completion),
+                "completion": _defaults_of(llama.create_completion),
+            },
+        )
+        environment = describe_environment(
+            backend="llama-cpp-python",
+            build=str(llama_cpp.__version__),
+            binary_sha256=_library_sha256(Path(llama_cpp.__file__).parent),
+            local=True,
+            settings={
+                **{k: v for k, v in self._settings.items() if k != "lora_path"},
+                "n_threads": llama.n_threads,
+                "n_threads_batch": llama.n_threads_batch,
+            },
+        )
+        return Bound(binding=binding, environment=environment)
+
+    def strict_fields(self) -> dict[str, object]:
+        """Nothing: every call is reset and seeded, in any mode."""
+        return {}
+
+    def check_strict(self) -> None:
+        """Refuse a template that prints today's date.
+
+        Raises:
+            StrictModeError: It calls ``strftime_now``.
+        """
+        shared = self._model()
+        with shared.lock:
+            source = shared.load().metadata.get("tokenizer.chat_template", "")
+        if "strftime_now" in source and "chat_format" not in self._settings:
+            raise StrictModeError(
+                f"the chat template in {self.model_path.name} prints today's date (strftime_now), "
+                "so the same messages give another prompt tomorrow: give a chat_format, or turn "
+                "strict off"
+            )
+
+    def send(self, request: Request) -> Completion:
+        """Call the model, with nothing left of the calls before.
+
+        Raises:
+            RequestError: No seed, an argument that cannot be recorded, or a stream.
+            BackendResponseError: llama.cpp refused the call.
+        """
+        if request.seed is None:
+            raise RequestError("an in-process call needs a seed: without one it depends on order")
+        if request.body.get("stream"):
+            raise RequestError("streams are not recorded in process; leave stream out")
+        refused = sorted(name for name in _REFUSED_FIELDS if request.body.get(name) is not None)
+        if refused:
+            raise RequestError(f"{refused[0]} is a function and cannot be recorded; leave it out")
+        arguments = dict(request.body)
+        shared = self._model()
+        with shared.lock:
+            llama = shared.load()
+            llama.reset()
+            llama.set_cache(None)
+            start = time.monotonic()
+            try:
+                if isinstance(arguments.get("grammar"), str):
+                    arguments["grammar"] = _grammar(str(arguments["grammar"]))
+                answer = getattr(llama, request.path)(**arguments)
+            except (ValueError, RuntimeError, TypeError) as error:
+                raise BackendResponseError(f"llama.cpp refused the call: {error}") from error
+            duration_s = time.monotonic() - start
+        return Completion(
+            status=200,
+            content_type=IN_PROCESS,
+            body=encode_json(answer),
+            duration_s=duration_s,
+        )
+
+    def render(self, request: Request) -> Callable[[], str | None]:
+        """The prompt is not shown in process."""
+        del request
+        return lambda: None
+
+    def close(self) -> None:
+        """Nothing to close: the model is shared; see ``unload_models``."""
+
+
+def _grammar(source: str) -> LlamaGrammar:
+    """A GBNF grammar as llama-cpp-python takes it."""
+    from llama_cpp import LlamaGrammar
+
+    return LlamaGrammar.from_string(source, verbose=False)
+
+
+def _template_of(llama: Llama) -> dict[str, str]:
+    """The chat template in use: the file's, or one built into llama-cpp-python."""
+    chat_format = str(llama.chat_format)
+    if chat_format.startswith(_FROM_FILE):
+        name = chat_format.removeprefix(_FROM_FILE)
+        key = "tokenizer.chat_template" + ("" if name == "default" else f".{name}")
+        return {"sha256": text_sha256(llama.metadata[key])}
+    return {"name": chat_format}
+
+
+def _defaults_of(method: Callable[..., object]) -> dict[str, object]:
+    """The sampling defaults in a method's signature."""
+    return {
+        name: list(parameter.default) if parameter.default == [] else parameter.default
+        for name, parameter in inspect.signature(method).parameters.items()
+        if name in sampling.CANONICAL_NAME
+        and parameter.default is not inspect.Parameter.empty
+        and parameter.default is not None
+    }
+
+
+@lru_cache(maxsize=1)
+def _library_sha256(package: Path) -> str:
+    """One digest over the package's shared libraries."""
+    libraries = sorted(
+        path for path in (package / "lib").glob("*") if path.suffix in {".so", ".dylib", ".dll"}
+    )
+    return sha256_hex(
+        encode_json([[path.name, sha256_hex(path.read_bytes())] for path in libraries])
+    )

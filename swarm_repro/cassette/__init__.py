@@ -1,0 +1,1 @@
+"""Cassettes: recorded calls on disk, in format 1."""

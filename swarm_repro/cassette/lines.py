@@ -1,0 +1,208 @@
+"""One line of a cassette: a JSON object with a checksum, and long texts kept apart.
+
+Source: docs/reference/cassette.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterator, Mapping, MutableMapping
+
+import orjson
+
+from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
+from swarm_repro.completion import Completion
+
+#: A string of this many UTF-8 bytes or more is stored once, as a ``text`` record.
+TEXT_MIN_BYTES = 256
+
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n?\Z')
+_REFERENCE = "$text"
+_ESCAPED = re.compile(r"\$+text\Z")
+_EVENT = "data: "
+_EVENT_END = "\n\n"
+
+
+class LineError(ValueError):
+    """A line that is not what was written; the reader adds file and line number."""
+
+
+def encode_line(record: Mapping[str, object]) -> bytes:
+    """One record as a line: compact JSON, CRC-32 of it as last member, a line feed.
+
+    Raises:
+        RequestError: The record holds something that is not JSON.
+    """
+    body = encode_json(record)
+    return b'%s,"crc32":"%08x"}\n' % (body[:-1], zlib.crc32(body))
+
+
+def decode_line(line: bytes) -> dict[str, object]:
+    """Check and parse one line.
+
+    Raises:
+        LineError: No checksum, a wrong one, or no JSON object.
+    """
+    match = _CHECKSUM.search(line)
+    if match is None:
+        raise LineError("no checksum: the line is torn, or not a cassette record")
+    body = line[: match.start()] + b"}"
+    if zlib.crc32(body) != int(match.group(1), 16):
+        raise LineError("wrong checksum: the line was changed after it was written")
+    try:
+        record = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise LineError(f"not JSON: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("record"), str):
+        raise LineError("not a cassette record")
+    return record
+
+
+def intern(value: object, texts: MutableMapping[str, str]) -> object:
+    """Replace long strings by references, and note them in ``texts``.
+
+    A reference is ``{"$text": "<sha256>"}``. An object of the data that looks like one gets another
+    dollar sign, so that ``resolve`` is exact.
+    """
+    if isinstance(value, str):
+        # A character is 1 to 4 bytes: most strings need not be encoded to know.
+        if len(value) * 4 < TEXT_MIN_BYTES or len(value.encode("utf-8")) < TEXT_MIN_BYTES:
+            return value
+        digest = text_sha256(value)
+        texts[digest] = value
+        return {_REFERENCE: digest}
+    if isinstance(value, Mapping):
+        if len(value) == 1:
+            (name,) = value
+            if _ESCAPED.match(name):
+                return {"$" + name: intern(value[name], texts)}
+        return {name: intern(member, texts) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [intern(item, texts) for item in value]
+    return value
+
+
+def resolve(value: object, texts: Mapping[str, str]) -> object:
+    """Put the texts back: the inverse of ``intern``.
+
+    Raises:
+        LineError: A reference to a text that is not there.
+    """
+    if isinstance(value, dict):
+        if len(value) == 1:
+            (name,) = value
+            if name == _REFERENCE:
+                digest = value[name]
+                if not isinstance(digest, str) or digest not in texts:
+                    raise LineError(f"refers to text {digest}, which is not in the file before it")
+                return texts[digest]
+            if _ESCAPED.match(name):
+                return {name[1:]: resolve(value[name], texts)}
+        return {name: resolve(member, texts) for name, member in value.items()}
+    if isinstance(value, list):
+        return [resolve(item, texts) for item in value]
+    return value
+
+
+def references(value: object) -> Iterator[str]:
+    """The digests of the texts a stored value refers to, in order of use."""
+    if isinstance(value, dict):
+        if len(value) == 1 and _REFERENCE in value:
+            yield str(value[_REFERENCE])
+        else:
+            for member in value.values():
+                yield from references(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def encode_response(completion: Completion, texts: MutableMapping[str, str]) -> dict[str, object]:
+    """The ``response`` member of a call: the body in the most readable form that is exact."""
+    return {
+        "status": completion.status,
+        "type": completion.content_type,
+        **_encode_body(completion, texts),
+        "sha256": completion.sha256,
+    }
+
+
+def _encode_body(completion: Completion, texts: MutableMapping[str, str]) -> dict[str, object]:
+    body = completion.body
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode("ascii")}
+    if completion.is_stream:
+        return {"events": [_encode_event(event, texts) for event in _split_events(text)]}
+    exact, value = _exact_json(text)
+    return {"json": intern(value, texts)} if exact else {"text": intern(text, texts)}
+
+
+def _split_events(text: str) -> list[str]:
+    pieces = text.split(_EVENT_END)
+    return [piece + _EVENT_END for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
+
+
+def _encode_event(event: str, texts: MutableMapping[str, str]) -> object:
+    if event.startswith(_EVENT) and event.endswith(_EVENT_END):
+        exact, value = _exact_json(event[len(_EVENT) : -len(_EVENT_END)])
+        if exact and isinstance(value, dict):
+            return {"data": intern(value, texts)}
+    return intern(event, texts) if len(event) < TEXT_MIN_BYTES else {"raw": intern(event, texts)}
+
+
+def _exact_json(text: str) -> tuple[bool, object]:
+    """Parse, and say whether encoding the value again gives the same bytes."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False, None
+    return encode_json(value) == text.encode("utf-8"), value
+
+
+def decode_response(
+    stored: Mapping[str, object], texts: Mapping[str, str], *, duration_s: float
+) -> Completion:
+    """Rebuild an answer and check its bytes.
+
+    Raises:
+        LineError: The body's SHA-256 is not the recorded one, or a member is missing.
+    """
+    try:
+        body = _decode_body(stored, texts)
+        status, content_type, digest = stored["status"], stored["type"], stored["sha256"]
+    except (KeyError, TypeError, binascii.Error) as error:
+        raise LineError(f"the response cannot be read: {error}") from error
+    if not isinstance(status, int) or not isinstance(content_type, str):
+        raise LineError("the response has no status or content type")
+    if sha256_hex(body) != digest:
+        raise LineError("the response's bytes do not have the recorded SHA-256")
+    return Completion(status=status, content_type=content_type, body=body, duration_s=duration_s)
+
+
+def _decode_body(stored: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
+    if "json" in stored:
+        return encode_json(resolve(stored["json"], texts))
+    if "text" in stored:
+        return str(resolve(stored["text"], texts)).encode("utf-8")
+    if "events" in stored:
+        events = stored["events"]
+        if not isinstance(events, list):
+            raise TypeError("events is not a list")
+        return b"".join(_decode_event(event, texts) for event in events)
+    return base64.b64decode(str(stored["base64"]), validate=True)
+
+
+def _decode_event(event: object, texts: Mapping[str, str]) -> bytes:
+    if isinstance(event, str):
+        return event.encode("utf-8")
+    if not isinstance(event, dict):
+        raise TypeError("an event is neither a string nor an object")
+    if "raw" in event:
+        return str(resolve(event["raw"], texts)).encode("utf-8")
+    data = encode_json(resolve(event["data"], texts))
+    return _EVENT.encode() + data + _EVENT_END.encode()

@@ -1,0 +1,433 @@
+"""The records of a cassette as values.
+
+Source: docs/reference/cassette.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias, cast
+
+from swarm_repro.cassette.lines import (
+    LineError,
+    decode_response,
+    encode_response,
+    intern,
+    references,
+    resolve,
+)
+from swarm_repro.completion import Completion
+from swarm_repro.request import KEY_VERSION, Endpoint, Request
+
+FORMAT = 1
+
+SeedPolicy = Literal["event", "content", "as-is"]
+SEED_POLICIES: tuple[SeedPolicy, ...] = ("event", "content", "as-is")
+
+#: What a call is stored and found by: scope, asked key, and which repeat of it this is.
+CallId: TypeAlias = tuple[str, str, int]
+#: Epoch and step of the simulation.
+At: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RequestRule:
+    """Fields that are set on the requests that match.
+
+    Attributes:
+        match: ``scope`` and ``kind``; a member that is absent matches all.
+        fields: Request fields to set.
+    """
+
+    match: Mapping[str, str]
+    fields: Mapping[str, object]
+
+    def applies(self, *, scope: str, kind: str | None) -> bool:
+        """Whether a call of this scope and kind is meant."""
+        return self.match.get("scope", scope) == scope and (
+            "kind" not in self.match or self.match["kind"] == kind
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in a scenario's ``repro.requests``."""
+        return {"match": dict(self.match), "set": dict(self.fields)}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first record: how the calls were made.
+
+    Attributes:
+        recorder: Version of swarm_repro that wrote the file.
+        scenario: Id of the scenario, or None outside a simulation.
+        seed_policy: How calls without a seed got one.
+        strict: Whether strict mode was on.
+        requests: Fields that were set on requests.
+    """
+
+    recorder: str
+    scenario: str | None = None
+    seed_policy: SeedPolicy = "event"
+    strict: bool = False
+    requests: tuple[RequestRule, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The record."""
+        return {
+            "record": "cassette",
+            "format": FORMAT,
+            "key": KEY_VERSION,
+            "recorder": self.recorder,
+            "scenario": self.scenario,
+            "seed_policy": self.seed_policy,
+            "strict": self.strict,
+            "requests": [rule.to_json() for rule in self.requests],
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Header:
+        """Read a header whose format and key version are known.
+
+        Raises:
+            LineError: A member is missing or has the wrong type.
+        """
+        try:
+            policy = record["seed_policy"]
+            requests = record["requests"]
+            if policy not in SEED_POLICIES or not isinstance(requests, list):
+                raise TypeError("unknown seed policy or malformed requests")
+            return cls(
+                recorder=str(record["recorder"]),
+                scenario=None if record["scenario"] is None else str(record["scenario"]),
+                seed_policy=policy,
+                strict=bool(record["strict"]),
+                requests=tuple(
+                    RequestRule(match=rule["match"], fields=rule["set"]) for rule in requests
+                ),
+            )
+        except (KeyError, TypeError) as error:
+            raise LineError(f"the header cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One recorded call, with its texts kept apart.
+
+    Attributes:
+        scope: Who called.
+        i: Ordinal of the call in its scope.
+        n: Which repeat of the asked key in its scope.
+        at: Epoch and step, or None outside a simulation.
+        kind: What the call was for, if known.
+        asked: Key with the caller's seed.
+        sent: Key with the seed that went out.
+        asked_seed: The caller's seed, or None.
+        sent_seed: The seed that went out, or None under the policy ``as-is``.
+        model: Name of the model record.
+        env: SHA-256 of the environment record.
+        endpoint: The kind of call.
+        path: URL path, or method in process.
+        stored_body: The request as sent, long texts replaced by references.
+        stored_response: The response, likewise.
+        tokens: Token counts.
+        prompt_sha256: Digest of the rendered prompt, where the backend shows it.
+        duration_s: How long the backend took.
+        texts: All texts of the file, by digest.
+    """
+
+    scope: str
+    i: int
+    n: int
+    at: At | None
+    kind: str | None
+    asked: str
+    sent: str
+    asked_seed: int | None
+    sent_seed: int | None
+    model: str
+    env: str
+    endpoint: Endpoint
+    path: str
+    stored_body: Mapping[str, object]
+    stored_response: Mapping[str, object]
+    tokens: Mapping[str, int | None]
+    prompt_sha256: str | None
+    duration_s: float
+    texts: Mapping[str, str] = field(repr=False, compare=False)
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        request: Request,
+        completion: Completion,
+        scope: str,
+        i: int,
+        n: int,
+        at: At | None,
+        asked: str,
+        asked_seed: int | None,
+        env: str,
+        prompt_sha256: str | None,
+    ) -> CallRecord:
+        """Record a call.
+
+        Args:
+            request: As it was sent.
+            completion: As it came.
+            scope: Who called.
+            i: Ordinal in the scope.
+            n: Repeat of the asked key in the scope.
+            at: Epoch and step.
+            asked: Asked key.
+            asked_seed: The caller's seed.
+            env: SHA-256 of the environment record.
+            prompt_sha256: Digest of the rendered prompt.
+        """
+        texts: dict[str, str] = {}
+        body = cast("dict[str, object]", intern(dict(request.body), texts))
+        response = encode_response(completion, texts)
+        return cls(
+            scope=scope,
+            i=i,
+            n=n,
+            at=at,
+            kind=request.kind,
+            asked=asked,
+            sent=request.asked_key,
+            asked_seed=asked_seed,
+            sent_seed=request.seed,
+            model=request.binding.name,
+            env=env,
+            endpoint=request.endpoint,
+            path=request.path,
+            stored_body=body,
+            stored_response=response,
+            tokens=completion.usage.to_json(),
+            prompt_sha256=prompt_sha256,
+            duration_s=round(completion.duration_s, 6),
+            texts=texts,
+        )
+
+    @property
+    def id(self) -> CallId:
+        """What the call is found by."""
+        return (self.scope, self.asked, self.n)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Where the call stands in a canonical file: by (at, scope, i)."""
+        return (self.at is not None, self.at or (0, 0), self.scope, self.i, self.asked, self.n)
+
+    @cached_property
+    def body(self) -> dict[str, object]:
+        """The request as sent.
+
+        Raises:
+            LineError: A text is missing.
+        """
+        return cast("dict[str, object]", resolve(dict(self.stored_body), self.texts))
+
+    @cached_property
+    def completion(self) -> Completion:
+        """The answer, its bytes checked.
+
+        Raises:
+            LineError: The bytes are not the recorded ones.
+        """
+        return decode_response(self.stored_response, self.texts, duration_s=self.duration_s)
+
+    @cached_property
+    def text_digests(self) -> tuple[str, ...]:
+        """Digests of the texts the call uses, in order of use."""
+        used = (*references(dict(self.stored_body)), *references(dict(self.stored_response)))
+        return tuple(dict.fromkeys(used))
+
+    def to_json(self) -> dict[str, object]:
+        """The record."""
+        return {
+            "record": "call",
+            "scope": self.scope,
+            "i": self.i,
+            "n": self.n,
+            "at": None if self.at is None else list(self.at),
+            "kind": self.kind,
+            "asked": self.asked,
+            "sent": self.sent,
+            "seed": {"asked": self.asked_seed, "sent": self.sent_seed},
+            "model": self.model,
+            "env": self.env,
+            "endpoint": self.endpoint,
+            "request": {"path": self.path, "body": self.stored_body},
+            "response": self.stored_response,
+            "tokens": self.tokens,
+            "prompt_sha256": self.prompt_sha256,
+            "duration_s": self.duration_s,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object], texts: Mapping[str, str]) -> CallRecord:
+        """Read a call record.
+
+        Raises:
+            LineError: A member is missing or has the wrong type.
+        """
+        try:
+            at = cast("list[int] | None", record["at"])
+            seed = cast("dict[str, int | None]", record["seed"])
+            request = cast("dict[str, object]", record["request"])
+            call = cls(
+                scope=cast("str", record["scope"]),
+                i=cast("int", record["i"]),
+                n=cast("int", record["n"]),
+                at=None if at is None else (at[0], at[1]),
+                kind=cast("str | None", record["kind"]),
+                asked=cast("str", record["asked"]),
+                sent=cast("str", record["sent"]),
+                asked_seed=seed["asked"],
+                sent_seed=seed["sent"],
+                model=cast("str", record["model"]),
+                env=cast("str", record["env"]),
+                endpoint=cast("Endpoint", record["endpoint"]),
+                path=cast("str", request["path"]),
+                stored_body=cast("dict[str, object]", request["body"]),
+                stored_response=cast("dict[str, object]", record["response"]),
+                tokens=cast("dict[str, int | None]", record["tokens"]),
+                prompt_sha256=cast("str | None", record["prompt_sha256"]),
+                duration_s=cast("float", record["duration_s"]),
+                texts=texts,
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise LineError(f"the call cannot be read: {error!r}") from error
+        for member in (call.scope, call.asked, call.sent, call.model, call.env, call.path):
+            if not isinstance(member, str):
+                raise LineError("the call has a member of the wrong type")
+        for mapping in (call.stored_body, call.stored_response, call.tokens):
+            if not isinstance(mapping, dict):
+                raise LineError("the call has a member of the wrong type")
+        missing = [digest for digest in call.text_digests if digest not in texts]
+        if missing:
+            raise LineError(f"refers to text {missing[0]}, which is not in the file before it")
+        return call
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Digests of a file that a run wrote.
+
+    Attributes:
+        sha256: Of the file's bytes.
+        rounded_sha256: Of the same with its numbers rounded to 12 significant digits.
+    """
+
+    sha256: str
+    rounded_sha256: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One simulation that used the cassette.
+
+    Attributes:
+        scenario: The scenario's id.
+        scenario_sha256: Digest of the scenario file.
+        seed: The run's seed.
+        epochs: Number of epochs that were asked for.
+        steps: Steps per epoch.
+        versions: Versions of Python and of the packages that matter.
+        calls: The calls it used.
+        artifacts: What it wrote, by file name.
+        metrics: SWARM's metrics, one object an epoch.
+    """
+
+    scenario: str
+    scenario_sha256: str
+    seed: int | None
+    epochs: int
+    steps: int
+    versions: Mapping[str, str]
+    calls: frozenset[CallId]
+    artifacts: Mapping[str, Artifact]
+    metrics: tuple[Mapping[str, object], ...]
+
+    @property
+    def id(self) -> tuple[object, ...]:
+        """What makes two runs the same run, recorded again."""
+        return (self.scenario, self.seed, self.epochs, self.steps)
+
+    def to_json(self, positions: Mapping[CallId, int]) -> dict[str, object]:
+        """The record; calls are given by their position among the call records of the file."""
+        return {
+            "record": "run",
+            "scenario": self.scenario,
+            "scenario_sha256": self.scenario_sha256,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "versions": dict(self.versions),
+            "calls": to_ranges(positions[call] for call in self.calls),
+            "artifacts": {
+                name: {"sha256": artifact.sha256, "rounded_sha256": artifact.rounded_sha256}
+                for name, artifact in sorted(self.artifacts.items())
+            },
+            "metrics": [dict(epoch) for epoch in self.metrics],
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object], ids: list[CallId]) -> RunRecord:
+        """Read a run record.
+
+        Args:
+            record: The record.
+            ids: The ids of the call records before it, in file order.
+
+        Raises:
+            LineError: A member is missing or has the wrong type.
+        """
+        try:
+            artifacts = cast("dict[str, dict[str, str]]", record["artifacts"])
+            return cls(
+                scenario=cast("str", record["scenario"]),
+                scenario_sha256=cast("str", record["scenario_sha256"]),
+                seed=cast("int | None", record["seed"]),
+                epochs=cast("int", record["epochs"]),
+                steps=cast("int", record["steps"]),
+                versions=cast("dict[str, str]", record["versions"]),
+                calls=from_ranges(record["calls"], ids),
+                artifacts={
+                    name: Artifact(digests["sha256"], digests["rounded_sha256"])
+                    for name, digests in artifacts.items()
+                },
+                metrics=tuple(cast("list[dict[str, object]]", record["metrics"])),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LineError(f"the run cannot be read: {error!r}") from error
+
+
+def to_ranges(positions: Iterable[int]) -> list[list[int]]:
+    """Positions as ``[start, stop)`` pairs in ascending order."""
+    ranges: list[list[int]] = []
+    for position in sorted(positions):
+        if ranges and ranges[-1][1] == position:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([position, position + 1])
+    return ranges
+
+
+def from_ranges(ranges: object, ids: list[CallId]) -> frozenset[CallId]:
+    """The ids at the positions that ``to_ranges`` wrote.
+
+    Raises:
+        LineError: Malformed, or beyond the calls of the file.
+    """
+    found: list[CallId] = []
+    if not isinstance(ranges, list):
+        raise LineError("calls is not a list of ranges")
+    for pair in ranges:
+        if not isinstance(pair, list) or len(pair) != 2 or not 0 <= pair[0] < pair[1] <= len(ids):
+            raise LineError(f"a range of calls that the file does not hold: {pair}")
+        found.extend(ids[pair[0] : pair[1]])
+    return frozenset(found)

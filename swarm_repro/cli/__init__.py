@@ -1,0 +1,73 @@
+"""The command line: one command a file, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from swarm_repro import __version__
+from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError
+
+_COMMANDS = {
+    "demo": "Replay the packaged demo in a temporary folder: no model, no network.",
+    "run": "Run unmodified SWARM on a scenario: record, replay or verify its model calls.",
+    "show": "Show a cassette, or one of its calls.",
+    "stats": "Count a cassette's calls, tokens and seconds by agent, model and environment.",
+    "model": "Fetch and digest model files.",
+    "server": "Start, stop and watch a llama-server.",
+    "doctor": "Say what is installed, which backends work, and what is missing.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when it is called, so that ``--version`` is fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"swarm_repro.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="swarm-repro")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def root(debug: bool) -> None:
+    """Record multi-agent LLM simulations on llama.cpp once; replay them bit for bit."""
+    del debug
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = root.main(args=given, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (SwarmReproError, SessionTripped) as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,97 @@
+"""Live progress of a run, on stderr and only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from swarm_repro.completion import Completion
+from swarm_repro.session import PendingCall
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from swarm_repro.simulation.run import Plan
+
+
+class RunProgress:
+    """Calls, tokens, tokens per second, epoch, and an estimate of the time left."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare the display of a run.
+
+        Args:
+            plan: The run; it tells how many calls there will be at least.
+        """
+        self._plan = plan
+        self._display: Progress | None = None
+        self._task: TaskID | None = None
+        self._tokens = 0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> RunProgress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._display = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TextColumn("{task.fields[shown]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                # SWARM's own report is captured; ours comes when the display is gone.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._display.add_task(
+                self._plan.mode.value, total=self._plan.epochs * self._plan.steps, shown=""
+            )
+            self._display.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+    def on_wait(self, waited_s: float) -> None:
+        """Show that a server is still loading its model."""
+        if self._display is not None and self._task is not None:
+            self._display.update(self._task, shown=f"server is loading, {waited_s:.0f} s")
+
+    def on_call(self, call: PendingCall, completion: Completion) -> None:
+        """Show one more call."""
+        if self._display is None or self._task is None:
+            return
+        self._tokens += completion.usage.completion or 0
+        elapsed_s = max(time.monotonic() - self._start, 1e-6)
+        epoch, step = call.at or (0, 0)
+        calls = int(self._display.tasks[0].fields.get("calls", 0)) + 1
+        self._display.update(
+            self._task,
+            completed=epoch * self._plan.steps + step,
+            calls=calls,
+            shown=(
+                f"epoch {epoch + 1}/{self._plan.epochs}  {calls} calls  {self._tokens} tokens  "
+                f"{self._tokens / elapsed_s:.0f} tokens/s"
+            ),
+        )

@@ -1,0 +1,92 @@
+"""What a run prints at its end."""
+
+from __future__ import annotations
+
+import click
+
+from swarm_repro.canonical import encode_json
+from swarm_repro.errors import ExitCode
+from swarm_repro.simulation.run import Outcome
+
+
+def finish(outcome: Outcome, *, as_json: bool) -> int:
+    """Print a run's outcome.
+
+    Args:
+        outcome: The run.
+        as_json: One JSON object on stdout instead of text.
+
+    Returns:
+        The exit code.
+    """
+    if as_json:
+        click.echo(encode_json(_as_json(outcome)))
+        return int(outcome.exit_code)
+    if outcome.report:
+        click.echo(outcome.report.rstrip())
+        click.echo()
+    for line in _summary(outcome):
+        click.echo(line)
+    for note in outcome.notes:
+        click.echo(f"note: {note}", err=True)
+    for message in outcome.messages:
+        click.echo(f"error: {message}", err=True)
+    return int(outcome.exit_code)
+
+
+def _summary(outcome: Outcome) -> list[str]:
+    plan, ledger = outcome.plan, outcome.session.ledger
+    counts = f"{ledger.hits} calls from the cassette, {ledger.called} from the model"
+    lines = [f"{plan.mode.value}: {counts} in {outcome.duration_s:.1f} s"]
+    changes = outcome.changes
+    if changes is not None:
+        lines.append(
+            f"cassette {plan.cassette}: {len(changes.unchanged)} calls unchanged, "
+            f"{len(changes.replaced)} replaced, {len(changes.added)} added, "
+            f"{len(changes.dropped)} dropped"
+        )
+    if outcome.verdict is not None and outcome.verdict.identical:
+        lines.append("artifacts identical")
+        if outcome.verdict.rounded:
+            lines.append(
+                "  (to 12 significant digits, under another Python: "
+                f"{', '.join(outcome.verdict.rounded)})"
+            )
+    if outcome.exit_code is ExitCode.OK or ledger.used:
+        lines.append(f"artifacts in {plan.out}")
+    return lines
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    plan, ledger, verdict = outcome.plan, outcome.session.ledger, outcome.verdict
+    changes = outcome.changes
+    return {
+        "scenario": plan.scenario.id,
+        "seed": plan.seed,
+        "mode": plan.mode.value,
+        "exit_code": int(outcome.exit_code),
+        "cassette": str(plan.cassette),
+        "out": str(plan.out),
+        "hits": ledger.hits,
+        "called": ledger.called,
+        "usage": {scope: dict(counter) for scope, counter in sorted(ledger.usage.items())},
+        "changes": None
+        if changes is None
+        else {
+            "unchanged": len(changes.unchanged),
+            "replaced": len(changes.replaced),
+            "added": len(changes.added),
+            "dropped": len(changes.dropped),
+        },
+        "artifacts": None
+        if verdict is None
+        else {
+            "identical": verdict.identical,
+            "differing": list(verdict.differing),
+            "rounded": list(verdict.rounded),
+            "metrics": list(verdict.metrics),
+        },
+        "messages": outcome.messages,
+        "notes": outcome.notes,
+        "duration_s": outcome.duration_s,
+    }

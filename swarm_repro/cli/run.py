@@ -1,0 +1,63 @@
+"""``swarm-repro run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from swarm_repro.cli.progress import RunProgress
+from swarm_repro.cli.report import finish
+from swarm_repro.session import Mode
+
+
+@click.command("run")
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, help="Seed of the run; the scenario's if not given.")
+@click.option("--record", "mode", flag_value="record", help="Call the model, record every call.")
+@click.option("--replay", "mode", flag_value="replay", help="Call nothing; a miss fails the run.")
+@click.option("--auto", "mode", flag_value="auto", help="Replay what is recorded, record the rest.")
+@click.option("--live", "mode", flag_value="live", help="Call the model, write no cassette.")
+@click.option("--verify", "mode", flag_value="verify", help="Call, and compare with the recording.")
+@click.option("--cassette", type=click.Path(path_type=Path), help="The cassette file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for artifacts.")
+@click.option("--epochs", type=int, help="Number of epochs; the scenario's if not given.")
+@click.option("--steps", type=int, help="Steps per epoch; the scenario's if not given.")
+@click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
+@click.option("--update-artifacts", is_flag=True, help="Accept artifacts that differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def command(
+    scenario: Path,
+    seed: int | None,
+    mode: str | None,
+    cassette: Path | None,
+    out: Path | None,
+    epochs: int | None,
+    steps: int | None,
+    discard: bool,
+    update_artifacts: bool,
+    as_json: bool,
+) -> int:
+    """Run unmodified SWARM on a SCENARIO file.
+
+    Without a mode the cassette is replayed if there is one.
+    """
+    from swarm_repro.simulation.run import RunOptions, make_plan, run_scenario
+
+    options = RunOptions(
+        scenario=scenario,
+        seed=seed,
+        mode=Mode(mode) if mode else None,
+        cassette=cassette,
+        out=out,
+        epochs=epochs,
+        steps=steps,
+        discard=discard,
+        update_artifacts=update_artifacts,
+    )
+    plan = make_plan(options)
+    with RunProgress(plan) as progress:
+        outcome = run_scenario(
+            options, plan=plan, on_call=progress.on_call, on_wait=progress.on_wait
+        )
+    return finish(outcome, as_json=as_json)

@@ -1,0 +1,1 @@
+"""Interception: the program that calls a model does not know it is recorded."""

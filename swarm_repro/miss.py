@@ -1,0 +1,108 @@
+"""Why a call is not in a cassette: the nearest recording, and the field that differs."""
+
+from __future__ import annotations
+
+from swarm_repro.cassette.records import CallRecord
+from swarm_repro.cassette.store import CassetteStore
+from swarm_repro.difference import Difference, differences, distance
+from swarm_repro.request import Request, event_seed
+
+_SHOWN = 3
+
+
+def explain_unknown_model(name: str, store: CassetteStore) -> str:
+    """A model name that the cassette has no record of."""
+    known = ", ".join(repr(known) for known in store.model_names()) or "none"
+    return (
+        f"the cassette {store.path} knows no model {name!r} (it knows: {known}); "
+        "record it with --record"
+    )
+
+
+def explain_miss(
+    *,
+    sent: Request,
+    scope: str,
+    i: int,
+    n: int,
+    asked: str,
+    run_seed: int,
+    store: CassetteStore,
+    version_notes: tuple[str, ...],
+) -> str:
+    """Say which recorded call is nearest to one that was not found, and what differs.
+
+    Args:
+        sent: The call, with its seed.
+        scope: Who called.
+        i: Ordinal in the scope.
+        n: Repeat of the asked key.
+        asked: Asked key.
+        run_seed: Seed of this run.
+        store: The cassette.
+        version_notes: Versions that differ from the recording's.
+    """
+    lines = [f"call {i} of {scope} is not in {store.path}"]
+    lines += [f"  {note}" for note in version_notes]
+    recorded = list(store.calls().values())
+    same = store.find((scope, asked, n))
+    if same is not None:
+        lines.append(
+            f"  the same request was recorded with seed {same.sent_seed}, now it goes out with "
+            f"seed {sent.seed}: {_seed_cause(same, run_seed)}"
+        )
+    elif not recorded:
+        lines.append("  the cassette holds no calls")
+    else:
+        nearest, found = _nearest(sent, scope, i, recorded)
+        lines.append(
+            f"  nearest recorded call: {nearest.i} of {nearest.scope}"
+            + (f" at epoch {nearest.at[0]}, step {nearest.at[1]}" if nearest.at else "")
+        )
+        lines += [f"    {difference}" for difference in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"    and {len(found) - _SHOWN} more")
+        if not found:
+            lines.append(_explain_equal_body(sent, nearest))
+    lines.append("  record it anew with --record, or add what is missing with --auto")
+    return "\n".join(lines)
+
+
+def _seed_cause(recorded: CallRecord, run_seed: int) -> str:
+    derived = event_seed(run_seed=run_seed, scope=recorded.scope, i=recorded.i)
+    if recorded.asked_seed is None and recorded.sent_seed != derived:
+        return f"the recording's run seed is not {run_seed}"
+    return "it is another call of its scope"
+
+
+def _nearest(
+    sent: Request, scope: str, i: int, recorded: list[CallRecord]
+) -> tuple[CallRecord, list[Difference]]:
+    """The recorded call at the same place, unless another one of the file is much nearer."""
+    asked_body = _comparable(sent.body)
+    same_place = [call for call in recorded if call.scope == scope and call.i == i]
+    same_scope = [call for call in recorded if call.scope == scope]
+    best: tuple[float, CallRecord, list[Difference]] | None = None
+    for call in same_place or same_scope or recorded:
+        found = differences(_comparable(call.body), asked_body)
+        far = distance(found)
+        if best is None or far < best[0]:
+            best = (far, call, found)
+    if best is None:
+        raise ValueError("no recorded calls to compare with")
+    return best[1], best[2]
+
+
+def _explain_equal_body(sent: Request, nearest: CallRecord) -> str:
+    if sent.path != nearest.path:
+        return f"    path: recorded {nearest.path}, asked {sent.path}"
+    if nearest.sent == sent.asked_key:
+        return "    it is the same request, and was asked more often than it was recorded"
+    return "    the body is the same: the model, its template or its defaults differ"
+
+
+def _comparable(body: object) -> object:
+    """A body without the seed, which follows from the place of the call."""
+    if not isinstance(body, dict):
+        return body
+    return {name: value for name, value in body.items() if name != "seed"}

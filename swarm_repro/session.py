@@ -1,0 +1,595 @@
+"""The one decision: replay, call, record, or compare.
+
+Every way in turns its call into one ``Request``, asks one ``Session``, and turns one ``Completion``
+back. The session counts calls by scope, gives seeds to those that have none, keeps the ledger, and
+trips: after the first miss or failed call of a run every later call raises at once, whatever the
+simulation swallows in between.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NoReturn, TypeVar
+
+from swarm_repro.backends.base import Backend, Bound
+from swarm_repro.cassette.records import At, CallId, CallRecord, Header
+from swarm_repro.cassette.store import CassetteStore
+from swarm_repro.completion import Completion, require_completion, same_but_volatile
+from swarm_repro.difference import differences
+from swarm_repro.errors import (
+    BackendError,
+    CassetteAccessError,
+    ExitCode,
+    ReplayMiss,
+    RequestError,
+    SessionTripped,
+    StrictModeError,
+    SwarmReproError,
+    UsageError,
+)
+from swarm_repro.miss import explain_miss, explain_unknown_model
+from swarm_repro.model import require_same_model
+from swarm_repro.request import Request, content_seed, event_seed
+from swarm_repro.scope import Caller, current_caller
+
+_T = TypeVar("_T")
+
+#: Waits before another try with the same bytes, in seconds, after a refused connection, a reset or
+#: an HTTP 503: an hour's recording does not end for a hiccup.
+_HICCUP_WAITS_S = (0.2, 1.0, 3.0)
+
+
+class Mode(str, Enum):
+    """What a session does with a call."""
+
+    REPLAY = "replay"
+    RECORD = "record"
+    AUTO = "auto"
+    LIVE = "live"
+    VERIFY = "verify"
+
+    @property
+    def calls_model(self) -> bool:
+        """Whether a model may be called at all."""
+        return self is not Mode.REPLAY
+
+    @property
+    def writes(self) -> bool:
+        """Whether the cassette is written."""
+        return self in (Mode.RECORD, Mode.AUTO)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that failed.
+
+    Attributes:
+        scope: Who called.
+        i: Ordinal in the scope.
+        why: One line.
+    """
+
+    scope: str
+    i: int
+    why: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"call {self.i} of {self.scope}: {self.why}"
+
+
+@dataclass
+class Ledger:
+    """What happened, whatever the simulation made of it.
+
+    Attributes:
+        used: Calls that were replayed or recorded, in order.
+        hits: How many came from the cassette.
+        called: How many went to the model and succeeded.
+        failures: Calls that failed and never succeeded after, by id.
+        differences: Calls whose answer was not the recorded one (``--verify``).
+        usage: Calls and token counts by scope.
+    """
+
+    used: dict[CallId, None] = field(default_factory=dict)
+    hits: int = 0
+    called: int = 0
+    failures: dict[CallId, Failure] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+    usage: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count(self, scope: str, completion: Completion) -> None:
+        """Add a completion's tokens to its scope."""
+        usage = completion.usage
+        counter = self.usage.setdefault(scope, Counter())
+        counter["calls"] += 1
+        counter["prompt_tokens"] += usage.prompt or 0
+        counter["completion_tokens"] += usage.completion or 0
+
+
+@dataclass
+class _Scope:
+    """Counters of one scope."""
+
+    next_i: int = 0
+    in_flight: int = 0
+    repeats: Counter[str] = field(default_factory=Counter)
+    released: dict[str, list[int]] = field(default_factory=dict)
+
+    def take(self, asked: str) -> int:
+        """The lowest repeat number of this key that is free."""
+        released = self.released.get(asked)
+        if released:
+            return heapq.heappop(released)
+        self.repeats[asked] += 1
+        return self.repeats[asked] - 1
+
+    def release(self, asked: str, n: int) -> None:
+        """Give a repeat number back: the client's retry takes it again."""
+        heapq.heappush(self.released.setdefault(asked, []), n)
+
+
+@dataclass
+class PendingCall:
+    """A call that has its place, and either its answer or a request to send.
+
+    Attributes:
+        request: As asked.
+        sent: As it goes out, with its seed.
+        caller: Who calls.
+        i: Ordinal in the scope.
+        n: Repeat of the asked key in the scope.
+        at: Epoch and step.
+        asked: Asked key.
+        recorded: The recorded call, or None.
+        answer: What to give back without calling, or None.
+    """
+
+    request: Request
+    sent: Request
+    caller: Caller
+    i: int
+    n: int
+    at: At | None
+    asked: str
+    recorded: CallRecord | None = None
+    answer: Completion | None = None
+
+    @property
+    def id(self) -> CallId:
+        """What the call is stored and found by."""
+        return (self.caller.scope, self.asked, self.n)
+
+
+class Session:
+    """One recording, replay or comparison."""
+
+    def __init__(
+        self,
+        *,
+        mode: Mode,
+        header: Header,
+        store: CassetteStore | None = None,
+        run_seed: int = 0,
+        trips: bool = False,
+        position: Callable[[], At | None] = lambda: None,
+        version_notes: tuple[str, ...] = (),
+        on_call: Callable[[PendingCall, Completion], None] | None = None,
+    ) -> None:
+        """Make a session.
+
+        Args:
+            mode: What to do with calls.
+            header: Seed policy, strict flag and request fields.
+            store: The cassette; None only in mode ``live``.
+            run_seed: Seed that seeds of calls are derived from.
+            trips: Whether a failed call ends the session, as it does under ``run``; else the
+                caller gets the failure and may retry.
+            position: Tells the simulation's epoch and step.
+            version_notes: Versions that differ from the recording's, for the explanation of a miss.
+            on_call: Called after each call, for progress.
+
+        Raises:
+            UsageError: A mode that needs a cassette, without one.
+        """
+        if store is None and mode is not Mode.LIVE:
+            raise UsageError(f"mode {mode.value} needs a cassette")
+        self.mode = mode
+        self.header = header
+        self.ledger = Ledger()
+        self.run_seed = run_seed
+        self.trips = trips
+        self.position = position
+        self.on_call = on_call
+        self._version_notes = version_notes
+        self._store = store
+        self._scopes: dict[str, _Scope] = {}
+        self._bound: dict[str, Bound] = {}
+        self._tripped: SessionTripped | None = None
+        self._cause: SwarmReproError | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def store(self) -> CassetteStore | None:
+        """The cassette."""
+        return self._store
+
+    @property
+    def tripped(self) -> SessionTripped | None:
+        """What ended the session early, or None."""
+        return self._tripped
+
+    @property
+    def cause(self) -> SwarmReproError | None:
+        """The error behind a trip, if it was an error and not a miss."""
+        return self._cause
+
+    def bind(self, name: str, backend: Backend) -> Bound:
+        """Find the model a name stands for.
+
+        In replay it comes from the cassette and nothing is contacted. Else the backend is asked,
+        once for each name.
+
+        Args:
+            name: As the application writes it.
+            backend: Where its calls go.
+
+        Raises:
+            ReplayMiss: The cassette knows no model of this name.
+            ModelConflictError: The name stands for another model in the cassette.
+            StrictModeError: The backend cannot keep what strict mode promises.
+            SessionTripped: The session is over.
+        """
+        with self._lock:
+            self._raise_if_tripped()
+            bound = self._bound.get(name)
+            if bound is not None:
+                return bound
+            recorded = self._store.binding(name) if self._store else None
+            if not self.mode.calls_model:
+                if recorded is None:
+                    self._trip_miss(explain_unknown_model(name, self._require_store()))
+                bound = Bound(binding=_present(recorded), environment=None)
+            else:
+                try:
+                    if self.header.strict:
+                        backend.check_strict()
+                    bound = backend.identify(name)
+                    if recorded is not None:
+                        require_same_model(recorded, bound.binding)
+                except SwarmReproError as error:
+                    self._fail_session(error)
+                    raise
+            self._bound[name] = bound
+            return bound
+
+    def fields_for(self, strict_fields: Mapping[str, object]) -> dict[str, object]:
+        """Fields that the scenario or cassette sets on the current caller's requests.
+
+        Args:
+            strict_fields: What strict mode sets on this backend.
+        """
+        caller = current_caller()
+        fields: dict[str, object] = dict(strict_fields) if self.header.strict else {}
+        for rule in self.header.requests:
+            if rule.applies(scope=caller.scope, kind=caller.kind):
+                fields.update(rule.fields)
+        return fields
+
+    def begin(self, request: Request) -> PendingCall:
+        """Give a call its place and look it up.
+
+        Raises:
+            ReplayMiss: In replay, the cassette does not hold it.
+            RequestError: The request has no key, or calls overlap under the policy ``event``.
+            SessionTripped: The session is over.
+            CassetteDamagedError: The recorded bytes are damaged.
+        """
+        caller = current_caller()
+        with self._lock:
+            self._raise_if_tripped()
+            try:
+                return self._begin(request, caller)
+            except SwarmReproError as error:
+                self._fail_session(error)
+                raise
+
+    def _begin(self, request: Request, caller: Caller) -> PendingCall:
+        scope = self._scopes.setdefault(caller.scope, _Scope())
+        policy = self.header.seed_policy
+        if scope.in_flight and policy == "event":
+            raise RequestError(
+                f"two calls of scope {caller.scope!r} overlap, so their order is not defined: give "
+                "each its own scope, or use seed_policy 'content'"
+            )
+        asked = request.asked_key
+        i, n = scope.next_i, scope.take(asked)
+        scope.next_i += 1
+        scope.in_flight += 1
+        sent = request
+        try:
+            if request.seed is None:
+                if policy == "event":
+                    seed = event_seed(run_seed=self.run_seed, scope=caller.scope, i=i)
+                    sent = request.with_seed(seed)
+                elif policy == "content":
+                    seed = content_seed(
+                        run_seed=self.run_seed, scope=caller.scope, asked_key=asked, n=n
+                    )
+                    sent = request.with_seed(seed)
+                elif self.header.strict:
+                    raise RequestError(
+                        f"call {i} of {caller.scope} has no seed, which strict mode does not "
+                        "allow: give it one, or use seed_policy 'event'"
+                    )
+            call = PendingCall(
+                request=request,
+                sent=sent,
+                caller=caller,
+                i=i,
+                n=n,
+                at=self.position(),
+                asked=asked,
+            )
+            self._look_up(call)
+        except BaseException:
+            self._release(caller.scope, asked, n, i)
+            raise
+        return call
+
+    def _look_up(self, call: PendingCall) -> None:
+        store = self._store
+        if store is None or self.mode is Mode.RECORD:
+            return
+        recorded = store.find(call.id)
+        if recorded is not None and recorded.sent != call.sent.asked_key:
+            # Recorded with another seed: of this run's call nothing is known.
+            recorded = None
+        call.recorded = recorded
+        if recorded is None:
+            if self.mode is Mode.REPLAY:
+                self._trip_miss(
+                    explain_miss(
+                        sent=call.sent,
+                        scope=call.caller.scope,
+                        i=call.i,
+                        n=call.n,
+                        asked=call.asked,
+                        run_seed=self.run_seed,
+                        store=store,
+                        version_notes=self._version_notes,
+                    )
+                )
+            return
+        if self.mode in (Mode.REPLAY, Mode.AUTO):
+            call.answer = store.completion_of(recorded)
+            self.ledger.hits += 1
+            self._done(call, call.answer)
+
+    def settle(
+        self, call: PendingCall, completion: Completion, *, prompt_sha256: str | None = None
+    ) -> Completion:
+        """Take the model's answer: record it, or compare it.
+
+        Args:
+            call: The call it answers.
+            completion: The answer.
+            prompt_sha256: Digest of the rendered prompt.
+
+        Returns:
+            What the caller gets: the answer, or in mode ``verify`` the recorded one.
+
+        Raises:
+            BackendResponseError: It is no completion; nothing was recorded.
+            StrictModeError: It was made with cached tokens.
+            CassetteAccessError: It could not be written.
+            SessionTripped: Another call has ended the session meanwhile.
+        """
+        with self._lock:
+            self._raise_if_tripped()
+            require_completion(completion, url=call.sent.path)
+            if self.header.strict and completion.usage.cached:
+                raise StrictModeError(
+                    f"the backend reused {completion.usage.cached} cached prompt tokens, which "
+                    "strict mode rules out: start it with --profile cpu-strict"
+                )
+            self.ledger.called += 1
+            self.ledger.failures.pop(call.id, None)
+            given = completion
+            if self.mode.writes:
+                self._record(call, completion, prompt_sha256)
+            elif self.mode is Mode.VERIFY:
+                given = self._compare(call, completion, prompt_sha256)
+            self._done(call, given)
+            return given
+
+    def _record(self, call: PendingCall, completion: Completion, prompt_sha256: str | None) -> None:
+        bound = self._bound[call.sent.binding.name]
+        environment = _present(bound.environment)
+        self._require_store().add(
+            CallRecord.make(
+                request=call.sent,
+                completion=completion,
+                scope=call.caller.scope,
+                i=call.i,
+                n=call.n,
+                at=call.at,
+                asked=call.asked,
+                asked_seed=call.request.seed,
+                env=environment.sha256,
+                prompt_sha256=prompt_sha256,
+            ),
+            bound.binding,
+            environment,
+        )
+
+    def _compare(
+        self, call: PendingCall, completion: Completion, prompt_sha256: str | None
+    ) -> Completion:
+        where = f"call {call.i} of {call.caller.scope}"
+        if call.recorded is None:
+            self.ledger.differences.append(f"{where}: not in the cassette")
+            return completion
+        recorded = self._require_store().completion_of(call.recorded)
+        if (
+            prompt_sha256 is not None
+            and call.recorded.prompt_sha256 is not None
+            and prompt_sha256 != call.recorded.prompt_sha256
+        ):
+            self.ledger.differences.append(f"{where}: the backend renders another prompt")
+        if not same_but_volatile(recorded, completion):
+            found = differences(recorded.text, completion.text, field="completion")
+            shown = str(found[0]) if found else "the text is the same, other members differ"
+            self.ledger.differences.append(f"{where}: {shown}")
+        return recorded
+
+    def fail(self, call: PendingCall, error: BaseException) -> None:
+        """Note that a call failed, and free its place for a retry.
+
+        Under ``run`` the session is over.
+
+        Args:
+            call: The call.
+            error: Why.
+
+        Raises:
+            SessionTripped: Under ``run``.
+        """
+        with self._lock:
+            self._release(call.caller.scope, call.asked, call.n, call.i)
+            failure = Failure(scope=call.caller.scope, i=call.i, why=str(error))
+            if not isinstance(error, Exception):
+                return  # the user's Ctrl-C, or the session's own end: no failure of the backend
+            if self._tripped is None:
+                self.ledger.failures[call.id] = failure
+            if self.trips or isinstance(error, CassetteAccessError):
+                known = (
+                    error
+                    if isinstance(error, SwarmReproError)
+                    else BackendError(f"{type(error).__name__}: {error}")
+                )
+                self._fail_session(known, shown=str(failure))
+                self._raise_if_tripped()
+
+    def perform(
+        self,
+        request: Request,
+        send: Callable[[Request], Completion],
+        *,
+        render: Callable[[Request], Callable[[], str | None]] | None = None,
+    ) -> Completion:
+        """Answer a call: from the cassette, or by calling the model.
+
+        Args:
+            request: As asked.
+            send: Calls the model.
+            render: Begins to digest the rendered prompt; asked only when the digest is used.
+
+        Raises:
+            ReplayMiss: In replay, the cassette does not hold it.
+            BackendError: The call failed; nothing was recorded.
+            SessionTripped: The session is over.
+        """
+        call = self.begin(request)
+        if call.answer is not None:
+            return call.answer
+        try:
+            digest = render(call.sent) if render and self.mode is not Mode.LIVE else lambda: None
+            completion = self._send(call.sent, send)
+            return self.settle(call, completion, prompt_sha256=digest())
+        except BaseException as error:
+            self.fail(call, error)
+            raise
+
+    def _send(self, sent: Request, send: Callable[[Request], Completion]) -> Completion:
+        """Call the model; under ``run`` a hiccup is tried again with the same bytes."""
+        for wait_s in _HICCUP_WAITS_S if self.trips else ():
+            try:
+                completion = send(sent)
+            except BackendError as error:
+                if not error.transient:
+                    raise
+            else:
+                if completion.status != 503:
+                    return completion
+            time.sleep(wait_s)
+        return send(sent)
+
+    def _done(self, call: PendingCall, completion: Completion) -> None:
+        self._scopes[call.caller.scope].in_flight -= 1
+        self.ledger.used[call.id] = None
+        self.ledger.count(call.caller.scope, completion)
+        if self.on_call is not None:
+            self.on_call(call, completion)
+
+    def _release(self, scope_name: str, asked: str, n: int, i: int) -> None:
+        scope = self._scopes[scope_name]
+        scope.in_flight -= 1
+        scope.release(asked, n)
+        if scope.next_i == i + 1:
+            scope.next_i = i
+
+    def refuse(self, why: str) -> NoReturn:
+        """End the session: the program did something that cannot be replayed.
+
+        Args:
+            why: One line.
+
+        Raises:
+            ReplayMiss: In replay.
+            SessionTripped: In other modes.
+        """
+        with self._lock:
+            self._raise_if_tripped()
+            if self.mode is Mode.REPLAY:
+                self._trip_miss(why)
+            self._fail_session(UsageError(why))
+            self._raise_if_tripped()
+            raise UsageError(why)
+
+    def _trip_miss(self, explanation: str) -> NoReturn:
+        miss = ReplayMiss(explanation)
+        if self.trips:
+            self._tripped = miss
+        raise miss
+
+    def _fail_session(self, error: SwarmReproError, *, shown: str | None = None) -> None:
+        if self.trips and self._tripped is None:
+            self._cause = error
+            self._tripped = SessionTripped(shown or str(error))
+            self._tripped.exit_code = error.exit_code
+
+    def _raise_if_tripped(self) -> None:
+        if self._tripped is not None:
+            raise self._tripped
+
+    def _require_store(self) -> CassetteStore:
+        return _present(self._store)
+
+    def unplayed(self, expected: frozenset[CallId]) -> list[CallId]:
+        """Calls of a recorded run that this session did not ask for, in recorded order."""
+        store = self._require_store()
+        missing = [store.find(call_id) for call_id in expected if call_id not in self.ledger.used]
+        return [call.id for call in sorted(filter(None, missing), key=lambda call: call.order)]
+
+    def exit_code(self) -> ExitCode:
+        """What the ledger says, whatever surfaced."""
+        if self._tripped is not None:
+            return self._tripped.exit_code
+        if self.ledger.failures:
+            return ExitCode.BACKEND
+        if self.ledger.differences:
+            return ExitCode.DIFFERENCE
+        return ExitCode.OK
+
+
+def _present(value: _T | None) -> _T:
+    if value is None:
+        raise RuntimeError("a part of the session is missing that its mode needs")
+    return value

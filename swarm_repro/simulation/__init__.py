@@ -1,0 +1,1 @@
+"""Simulation: running unmodified SWARM under a session."""
