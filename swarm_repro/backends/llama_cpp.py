@@ -220,7 +220,8 @@ class LlamaCpp(DirectCalls):
         refused = sorted(name for name in _REFUSED_FIELDS if request.body.get(name) is not None)
         if refused:
             raise RequestError(f"{refused[0]} is a function and cannot be recorded; leave it out")
-        arguments = dict(request.body)
+        # Without a name the answer would echo the absolute path of this machine's file.
+        arguments = {"model": self.name, **request.body}
         shared = self._model()
         with shared.lock:
             llama = shared.load()

@@ -55,6 +55,8 @@ from swarm_repro.weights import require_gguf
 _PACKAGE = "swarm"
 #: Distributions whose version can change the prompts or the artifacts.
 _VERSIONED = ("swarm-safety", "openai", "numpy", "pandas", "pydantic")
+#: Those of them that decide what is asked.
+_PROMPTING = ("swarm-safety", "openai")
 
 OnCall = Callable[[PendingCall, Completion], None]
 
@@ -231,7 +233,7 @@ def run_scenario(
         run_seed=plan.seed,
         trips=True,
         position=hooks.position,
-        version_notes=_version_notes(recorded_run),
+        version_notes=_version_notes(plan, store),
         on_call=on_call,
     )
     outcome = Outcome(plan=plan, exit_code=ExitCode.OK, session=session)
@@ -414,16 +416,20 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _version_notes(recorded: RunRecord | None) -> tuple[str, ...]:
-    """Versions that are not the recording's, for the explanation of a miss."""
-    if recorded is None:
+def _version_notes(plan: Plan, store: CassetteStore | None) -> tuple[str, ...]:
+    """What a miss says first: versions and seed that are not the recording's."""
+    runs = store.runs() if store else []
+    if not runs:
         return ()
-    now = _versions()
-    return tuple(
+    now, recorded = _versions(), runs[0]
+    notes = [
         f"{name} is {now.get(name, 'not installed')} here, the recording was made with {version}"
         for name, version in recorded.versions.items()
-        if name in ("swarm-safety", "openai") and now.get(name) != version
-    )
+        if name in _PROMPTING and now.get(name) != version
+    ]
+    if all(run.seed != plan.seed for run in runs):
+        notes.append(f"this run has seed {plan.seed}, the recording has {recorded.seed}")
+    return tuple(notes)
 
 
 def _seed_notes(options: RunOptions, plan: Plan) -> list[str]:
