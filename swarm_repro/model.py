@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from swarm_repro import sampling
-from swarm_repro.canonical import encode_canonical, in_order, text_sha256
+from swarm_repro.canonical import encode_canonical, encode_json, in_order, text_sha256
 from swarm_repro.errors import ModelConflictError
 
 BackendName = Literal["llama-server", "llama-cpp-python"]
@@ -81,6 +81,33 @@ class ModelBinding:
     def sampling_defaults(self, endpoint: str) -> Mapping[str, object]:
         """Normalised defaults of one endpoint; empty where none are known."""
         return self._normalised_defaults.get(endpoint, {})
+
+    @cached_property
+    def _effective(self) -> dict[tuple[str, bytes], dict[str, object]]:
+        return {}
+
+    def effective_sampling(self, endpoint: str, body: Mapping[str, object]) -> dict[str, object]:
+        """The fields of a request that can change tokens: the key's ``sampling`` field.
+
+        Canonical names, this model's defaults filled in, neutral values left out. Agents repeat
+        their parameters call after call, so results are remembered.
+
+        Args:
+            endpoint: The kind of call.
+            body: The request's members.
+
+        Raises:
+            RequestError: A number that float32 cannot hold.
+        """
+        given = {name: body[name] for name in body if name in sampling.CANONICAL_NAME}
+        key = (endpoint, encode_json(given))
+        known = self._effective.get(key)
+        if known is None:
+            asked = sampling.normalise(given)
+            defaults = self.sampling_defaults(endpoint)
+            known = sampling.effective({**defaults, **asked}, asked=asked)
+            self._effective[key] = known
+        return known
 
     def encoded_template(self, kwargs: object) -> bytes:
         """Canonical JSON of the key's ``template`` field.

@@ -93,16 +93,10 @@ class Request:
         """
         return normalise_seed(self.body.get("seed"))
 
-    @cached_property
+    @property
     def sampling(self) -> dict[str, object]:
-        """The fields that can change tokens: canonical names, defaults filled in, neutral left out.
-
-        Raises:
-            RequestError: A number that float32 cannot hold.
-        """
-        asked = sampling.normalise(self.body)
-        defaults = self.binding.sampling_defaults(self.endpoint)
-        return sampling.effective({**defaults, **asked}, asked=asked)
+        """The fields that can change tokens; see ``ModelBinding.effective_sampling``."""
+        return self.binding.effective_sampling(self.endpoint, self.body)
 
     def with_seed(self, seed: int) -> Request:
         """The same call with another seed: what is sent."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import NoReturn, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
@@ -141,23 +142,25 @@ class PendingCall:
 
     Attributes:
         request: As asked.
-        sent: As it goes out, with its seed.
         caller: Who calls.
         i: Ordinal in the scope.
         n: Repeat of the asked key in the scope.
         at: Epoch and step.
         asked: Asked key.
+        seed: The seed that goes out, or None.
+        sent_key: Key with that seed.
         recorded: The recorded call, or None.
         answer: What to give back without calling, or None.
     """
 
     request: Request
-    sent: Request
     caller: Caller
     i: int
     n: int
     at: At | None
     asked: str
+    seed: int | None
+    sent_key: str
     recorded: CallRecord | None = None
     answer: Completion | None = None
 
@@ -165,6 +168,13 @@ class PendingCall:
     def id(self) -> CallId:
         """What the call is stored and found by."""
         return (self.caller.scope, self.asked, self.n)
+
+    @cached_property
+    def sent(self) -> Request:
+        """The request as it goes out, with its seed."""
+        if self.seed is None or self.seed == self.request.seed:
+            return self.request
+        return self.request.with_seed(self.seed)
 
 
 class Session:
@@ -312,30 +322,17 @@ class Session:
         i, n = scope.next_i, scope.take(asked)
         scope.next_i += 1
         scope.in_flight += 1
-        sent = request
         try:
-            if request.seed is None:
-                if policy == "event":
-                    seed = event_seed(run_seed=self.run_seed, scope=caller.scope, i=i)
-                    sent = request.with_seed(seed)
-                elif policy == "content":
-                    seed = content_seed(
-                        run_seed=self.run_seed, scope=caller.scope, asked_key=asked, n=n
-                    )
-                    sent = request.with_seed(seed)
-                elif self.header.strict:
-                    raise RequestError(
-                        f"call {i} of {caller.scope} has no seed, which strict mode does not "
-                        "allow: give it one, or use seed_policy 'event'"
-                    )
+            seed = self._seed_for(request, caller.scope, asked, i, n)
             call = PendingCall(
                 request=request,
-                sent=sent,
                 caller=caller,
                 i=i,
                 n=n,
                 at=self.position(),
                 asked=asked,
+                seed=seed,
+                sent_key=asked if seed == request.seed else request.key(seed=seed),
             )
             self._look_up(call)
         except BaseException:
@@ -343,12 +340,27 @@ class Session:
             raise
         return call
 
+    def _seed_for(self, request: Request, scope: str, asked: str, i: int, n: int) -> int | None:
+        """The caller's seed, or one by the seed policy."""
+        if request.seed is not None:
+            return request.seed
+        if self.header.seed_policy == "event":
+            return event_seed(run_seed=self.run_seed, scope=scope, i=i)
+        if self.header.seed_policy == "content":
+            return content_seed(run_seed=self.run_seed, scope=scope, asked_key=asked, n=n)
+        if self.header.strict:
+            raise RequestError(
+                f"call {i} of {scope} has no seed, which strict mode does not allow: give it one, "
+                "or use seed_policy 'event'"
+            )
+        return None
+
     def _look_up(self, call: PendingCall) -> None:
         store = self._store
         if store is None or self.mode is Mode.RECORD:
             return
         recorded = store.find(call.id)
-        if recorded is not None and recorded.sent != call.sent.asked_key:
+        if recorded is not None and recorded.sent != call.sent_key:
             # Recorded with another seed: of this run's call nothing is known.
             recorded = None
         call.recorded = recorded
@@ -421,6 +433,7 @@ class Session:
                 n=call.n,
                 at=call.at,
                 asked=call.asked,
+                sent=call.sent_key,
                 asked_seed=call.request.seed,
                 env=environment.sha256,
                 prompt_sha256=prompt_sha256,

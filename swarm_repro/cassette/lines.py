@@ -19,8 +19,10 @@ from swarm_repro.completion import Completion
 #: A string of this many UTF-8 bytes or more is stored once, as a ``text`` record.
 TEXT_MIN_BYTES = 256
 
-_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n?\Z')
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
+_CHECKSUM_BYTES = len(b',"crc32":"00000000"}\n')
 _REFERENCE = "$text"
+_MARK = b'$text"'
 _ESCAPED = re.compile(r"\$+text\Z")
 _EVENT = "data: "
 _EVENT_END = "\n\n"
@@ -46,10 +48,10 @@ def decode_line(line: bytes) -> dict[str, object]:
     Raises:
         LineError: No checksum, a wrong one, or no JSON object.
     """
-    match = _CHECKSUM.search(line)
+    match = _CHECKSUM.fullmatch(line[-_CHECKSUM_BYTES:])
     if match is None:
         raise LineError("no checksum: the line is torn, or not a cassette record")
-    body = line[: match.start()] + b"}"
+    body = line[:-_CHECKSUM_BYTES] + b"}"
     if zlib.crc32(body) != int(match.group(1), 16):
         raise LineError("wrong checksum: the line was changed after it was written")
     try:
@@ -186,7 +188,9 @@ def decode_response(
 
 def _decode_body(stored: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     if "json" in stored:
-        return encode_json(resolve(stored["json"], texts))
+        encoded = encode_json(stored["json"])
+        # Most answers are short: only those with references need a second look.
+        return encode_json(resolve(stored["json"], texts)) if _MARK in encoded else encoded
     if "text" in stored:
         return str(resolve(stored["text"], texts)).encode("utf-8")
     if "events" in stored:

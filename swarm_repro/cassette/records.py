@@ -168,6 +168,7 @@ class CallRecord:
         n: int,
         at: At | None,
         asked: str,
+        sent: str,
         asked_seed: int | None,
         env: str,
         prompt_sha256: str | None,
@@ -182,6 +183,7 @@ class CallRecord:
             n: Repeat of the asked key in the scope.
             at: Epoch and step.
             asked: Asked key.
+            sent: Sent key.
             asked_seed: The caller's seed.
             env: SHA-256 of the environment record.
             prompt_sha256: Digest of the rendered prompt.
@@ -196,7 +198,7 @@ class CallRecord:
             at=at,
             kind=request.kind,
             asked=asked,
-            sent=request.asked_key,
+            sent=sent,
             asked_seed=asked_seed,
             sent_seed=request.seed,
             model=request.binding.name,
@@ -307,9 +309,6 @@ class CallRecord:
         for mapping in (call.stored_body, call.stored_response, call.tokens):
             if not isinstance(mapping, dict):
                 raise LineError("the call has a member of the wrong type")
-        missing = [digest for digest in call.text_digests if digest not in texts]
-        if missing:
-            raise LineError(f"refers to text {missing[0]}, which is not in the file before it")
         return call
 
 

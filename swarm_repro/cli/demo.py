@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.report import finish
 from swarm_repro.session import Mode
 
@@ -21,6 +22,7 @@ def command(out: Path | None, as_json: bool) -> int:
     Three agents backed by a 135-million-parameter model act in an economy beside scripted ones.
     Every model call comes from the cassette that is part of this package.
     """
+    pin_hash_seed()
     from swarm_repro.simulation.run import RunOptions, run_scenario
 
     data = resources.files("swarm_repro") / "data"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import RunProgress
 from swarm_repro.cli.report import finish
 from swarm_repro.session import Mode
@@ -42,6 +43,7 @@ def command(
 
     Without a mode the cassette is replayed if there is one.
     """
+    pin_hash_seed()
     from swarm_repro.simulation.run import RunOptions, make_plan, run_scenario
 
     options = RunOptions(

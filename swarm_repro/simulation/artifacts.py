@@ -49,13 +49,22 @@ def clear(folder: Path) -> None:
     (folder / SESSION).unlink(missing_ok=True)
 
 
-def digest_artifacts(folder: Path) -> dict[str, Artifact]:
-    """Digests of the artifacts in a folder, by file name relative to it."""
+def digest_artifacts(folder: Path, *, known: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Digests of the artifacts in a folder, by file name.
+
+    Args:
+        folder: Where a run wrote them.
+        known: Digests of an earlier run: the same bytes need not be rounded again.
+    """
     found: dict[str, Artifact] = {}
     for path in _artifact_paths(folder):
         data = path.read_bytes()
-        found[path.relative_to(folder).as_posix()] = Artifact(
-            sha256=sha256_hex(data), rounded_sha256=sha256_hex(round_numbers(data))
+        digest = sha256_hex(data)
+        before = known.get(path.name)
+        found[path.name] = (
+            before
+            if before is not None and before.sha256 == digest
+            else Artifact(sha256=digest, rounded_sha256=sha256_hex(round_numbers(data)))
         )
     return found
 

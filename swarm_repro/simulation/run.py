@@ -10,9 +10,10 @@ import io
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,15 @@ from swarm_repro.serving.health import require_llama_server
 from swarm_repro.serving.state import find_started_server
 from swarm_repro.session import Mode, PendingCall, Session
 from swarm_repro.simulation import artifacts
-from swarm_repro.simulation.entropy import Entropy, tamed
+from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.scenario import Scenario, load_scenario
+from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
 
 _PACKAGE = "swarm"
-#: Distributions whose version can change the prompts or the artifacts.
-_VERSIONED = ("swarm-safety", "openai", "numpy", "pandas", "pydantic")
-#: Those of them that decide what is asked.
+#: Distributions whose version can change the prompts.
 _PROMPTING = ("swarm-safety", "openai")
 
 OnCall = Callable[[PendingCall, Completion], None]
@@ -243,7 +243,7 @@ def run_scenario(
         plan.out.mkdir(parents=True, exist_ok=True)
         artifacts.clear(plan.out)
         outcome.report = _simulate(plan, session, hooks)
-        fresh = _run_record(plan, session, hooks)
+        fresh = _run_record(plan, session, hooks, recorded_run)
         _judge(outcome, store, recorded_run, fresh, update=options.update_artifacts)
     except SessionTripped as stop:
         outcome.exit_code = stop.exit_code
@@ -383,7 +383,9 @@ def _quiet_logging() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run_record(plan: Plan, session: Session, hooks: SwarmHooks) -> RunRecord:
+def _run_record(
+    plan: Plan, session: Session, hooks: SwarmHooks, recorded: RunRecord | None
+) -> RunRecord:
     history = hooks.orchestrator.get_metrics_history()
     return RunRecord(
         scenario=plan.scenario.id,
@@ -393,7 +395,9 @@ def _run_record(plan: Plan, session: Session, hooks: SwarmHooks) -> RunRecord:
         steps=plan.steps,
         versions=_versions(),
         calls=frozenset(session.ledger.used),
-        artifacts=artifacts.digest_artifacts(plan.out),
+        artifacts=artifacts.digest_artifacts(
+            plan.out, known=recorded.artifacts if recorded else {}
+        ),
         metrics=tuple(_plain(epoch.to_dict()) for epoch in history),
     )
 
@@ -408,9 +412,10 @@ def _plain(value: Any) -> Any:
     return item() if callable(item) else value
 
 
-def _versions() -> dict[str, str]:
+@lru_cache(maxsize=1)
+def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
+    for name in _PROMPTING:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions

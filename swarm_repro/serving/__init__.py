@@ -1,0 +1,1 @@
+"""Finding, starting, watching and stopping llama-server, and fetching models."""
