@@ -84,7 +84,7 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
         from swarm_repro.simulation import run
 
         with contextlib.suppress(ImportError):
-            import openai  # noqa: F401 - its import is not the simulation
+            import openai
         run._import_swarm = lambda: _imported_swarm(start)
         start: list[float] = []
         options = run.RunOptions(scenario, seed=SEED, mode=Mode.REPLAY, cassette=cassette, out=out)

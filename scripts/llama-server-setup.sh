@@ -331,7 +331,7 @@ start() {
     say "note: $variable is kept from the server"
     unset "$variable"
   done
-  nohup "$server" -m "$model" --host "$host" --port "$port" -c "$ctx_size" -t "$threads" -np 1 \
+  nohup "$server" -m "$model" --alias "${model##*/}" --host "$host" --port "$port" -c "$ctx_size" -t "$threads" -np 1 \
     </dev/null >"$log_file" 2>&1 &
   child=$!
   trap 'give_up "$child"; exit 130' INT TERM

@@ -17,6 +17,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import TypeAlias
 
 import orjson
@@ -38,7 +39,8 @@ def encode_json(value: object) -> bytes:
     """Encode a JSON value compactly, members in the order they have.
 
     Args:
-        value: dicts with string keys, lists, tuples, strings, numbers, booleans, None.
+        value: dicts with string keys, lists, tuples, strings, numbers, booleans, None; enum members
+            stand for their values, UUIDs for their text.
 
     Returns:
         UTF-8 bytes without insignificant white space.
@@ -99,6 +101,8 @@ def _reject_non_finite(value: object) -> None:
                 raise RequestError(f"{item} has no JSON form; send a finite number")
         elif isinstance(item, Mapping):
             stack.extend(item.values())
+        elif isinstance(item, Enum):
+            stack.append(item.value)
         elif isinstance(item, (list, tuple)):
             stack.extend(item)
 
@@ -111,7 +115,8 @@ def to_float32(value: float) -> float:
     Raises:
         RequestError: NaN, an infinity, or a magnitude that float32 cannot hold.
     """
-    if not math.isfinite(value) or abs(value) > _FLOAT32_MAX:
+    # Compared before anything is converted: an integer may be too large even for a float.
+    if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
         raise RequestError(f"{value} does not fit a float32 sampling parameter")
     rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return rounded + 0.0  # -0.0 + 0.0 is 0.0

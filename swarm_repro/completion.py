@@ -9,7 +9,7 @@ from functools import cached_property
 import orjson
 
 from swarm_repro.canonical import encode_canonical, sha256_hex
-from swarm_repro.errors import BackendResponseError
+from swarm_repro.errors import BackendResponseError, RequestError
 
 #: Content type of an answer that never was HTTP: the JSON form of the dict that was returned.
 IN_PROCESS = "application/json; in-process"
@@ -17,6 +17,9 @@ IN_PROCESS = "application/json; in-process"
 _VOLATILE = frozenset({"id", "created", "timings", "system_fingerprint", "model", "id_slot"})
 _EVENT = b"data: "
 _EVENT_END = b"\n\n"
+_ERROR_EVENT = b"error: "
+#: Members of which every completion, event and embedding has one.
+_MARKS = frozenset({"choices", "content", "data", "embedding"})
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,10 @@ class Completion:
         Volatile fields (ids, dates, timings, the echoed model name) are left out.
         """
         try:
-            documents = self.documents
-        except orjson.JSONDecodeError:
-            return self.sha256
-        return sha256_hex(
-            encode_canonical([self.status, self.is_stream, [_stable(d) for d in documents]])
-        )
+            stable = [_stable(document) for document in self.documents]
+            return sha256_hex(encode_canonical([self.status, self.is_stream, stable]))
+        except (orjson.JSONDecodeError, RequestError):
+            return self.sha256  # not JSON, or nested too deeply to tell its members apart
 
 
 def same_but_volatile(one: Completion, other: Completion) -> bool:
@@ -157,8 +158,8 @@ def require_completion(completion: Completion, *, url: str) -> None:
         BackendResponseError: A status other than 200, a body that is not JSON, a stream that
             broke off, an error object.
     """
+    shown = _printable(completion.body[:300].decode("utf-8", "replace"))
     if completion.status != 200:
-        shown = completion.body[:300].decode("utf-8", "replace")
         raise BackendResponseError(
             f"{url} answered HTTP {completion.status}: {shown}", status=completion.status
         )
@@ -168,14 +169,24 @@ def require_completion(completion: Completion, *, url: str) -> None:
         raise BackendResponseError(
             f"{url} answered with a broken body: {error}", status=completion.status
         ) from error
-    if completion.is_stream and not completion.body.rstrip().endswith(b"data: [DONE]"):
-        raise BackendResponseError(f"the stream from {url} broke off", status=completion.status)
-    for document in documents:
-        if not isinstance(document, dict) or "error" in document:
-            shown = completion.body[:300].decode("utf-8", "replace")
+    if completion.is_stream and (
+        not completion.body.rstrip().endswith(b"data: [DONE]")
+        or completion.body.startswith(_ERROR_EVENT)
+        or _EVENT_END + _ERROR_EVENT in completion.body
+    ):
+        raise BackendResponseError(
+            f"the stream from {url} broke off: {shown}", status=completion.status
+        )
+    for document in documents or [None]:
+        if not isinstance(document, dict) or "error" in document or not _MARKS & document.keys():
             raise BackendResponseError(
                 f"{url} answered with no completion: {shown}", status=completion.status
             )
+
+
+def _printable(text: str) -> str:
+    """What a server said, on one line and without what could drive a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def _count(container: object, name: str) -> int | None:

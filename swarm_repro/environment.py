@@ -16,7 +16,7 @@ from pathlib import Path
 from swarm_repro.canonical import encode_canonical, sha256_hex
 
 _VARIABLES = ("GGML_", "LLAMA_", "OMP_")
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+_LEFT_OUT = ("KEY", "TOKEN", "SECRET", "PASSWORD", "_HOST", "_PORT")
 #: Flags whose value names this machine or a secret, not a way of computing.
 _VALUE_DROPPED = frozenset({"--port", "--host", "--api-key", "--log-file", "--alias", "-a"})
 _VALUE_DROPPED_WHOLE = frozenset({"--api-key-file", "--ssl-key-file", "--ssl-cert-file"})
@@ -82,9 +82,9 @@ def describe_environment(
 def llama_variables(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables llama.cpp, ggml and OpenMP read, without anything that looks like a secret."""
     return {
-        name: Path(value).name if os.sep in value else value
+        name: _base_name(value)
         for name, value in sorted(variables.items())
-        if name.startswith(_VARIABLES) and not any(word in name for word in _SECRET)
+        if name.startswith(_VARIABLES) and not any(word in name for word in _LEFT_OUT)
     }
 
 
@@ -100,8 +100,15 @@ def portable_flags(flags: Sequence[str]) -> list[str]:
         if name in _VALUE_DROPPED or name in _VALUE_DROPPED_WHOLE:
             drop_next = not value
             continue
-        shown.append(Path(flag).name if os.sep in flag else flag)
+        if value:
+            shown.append(f"{name}={_base_name(value)}")
+        else:
+            shown.append(_base_name(flag))
     return shown
+
+
+def _base_name(value: str) -> str:
+    return Path(value).name if os.sep in value else value
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.difference import Difference, differences, distance
@@ -21,7 +23,8 @@ def explain_unknown_model(name: str, store: CassetteStore) -> str:
 
 def explain_miss(
     *,
-    sent: Request,
+    request: Request,
+    seed: int | None,
     scope: str,
     i: int,
     n: int,
@@ -33,7 +36,8 @@ def explain_miss(
     """Say which recorded call is nearest to one that was not found, and what differs.
 
     Args:
-        sent: The call, with its seed.
+        request: The call as asked.
+        seed: The seed it would go out with.
         scope: Who called.
         i: Ordinal in the scope.
         n: Repeat of the asked key.
@@ -49,12 +53,12 @@ def explain_miss(
     if same is not None:
         lines.append(
             f"  the same request was recorded with seed {same.sent_seed}, now it goes out with "
-            f"seed {sent.seed}: {_seed_cause(same, run_seed)}"
+            f"seed {seed}: {_seed_cause(same, run_seed)}"
         )
     elif not recorded:
         lines.append("  the cassette holds no calls")
     else:
-        nearest, found = _nearest(sent, scope, i, recorded)
+        nearest, found = _nearest(store, request, scope, i, recorded)
         lines.append(
             f"  nearest recorded call: {nearest.i} of {nearest.scope}"
             + (f" at epoch {nearest.at[0]}, step {nearest.at[1]}" if nearest.at else "")
@@ -63,7 +67,7 @@ def explain_miss(
         if len(found) > _SHOWN:
             lines.append(f"    and {len(found) - _SHOWN} more")
         if not found:
-            lines.append(_explain_equal_body(sent, nearest))
+            lines.append(_explain_equal_body(request, nearest))
     lines.append("  record it anew with --record, or add what is missing with --auto")
     return "\n".join(lines)
 
@@ -76,15 +80,15 @@ def _seed_cause(recorded: CallRecord, run_seed: int) -> str:
 
 
 def _nearest(
-    sent: Request, scope: str, i: int, recorded: list[CallRecord]
+    store: CassetteStore, request: Request, scope: str, i: int, recorded: list[CallRecord]
 ) -> tuple[CallRecord, list[Difference]]:
     """The recorded call at the same place, unless another one of the file is much nearer."""
-    asked_body = _comparable(sent.body)
+    asked_body = _comparable(request.body, request.seed)
     same_place = [call for call in recorded if call.scope == scope and call.i == i]
     same_scope = [call for call in recorded if call.scope == scope]
     best: tuple[float, CallRecord, list[Difference]] | None = None
     for call in same_place or same_scope or recorded:
-        found = differences(_comparable(call.body), asked_body)
+        found = differences(_comparable(store.body_of(call), call.asked_seed), asked_body)
         far = distance(found)
         if best is None or far < best[0]:
             best = (far, call, found)
@@ -93,16 +97,15 @@ def _nearest(
     return best[1], best[2]
 
 
-def _explain_equal_body(sent: Request, nearest: CallRecord) -> str:
-    if sent.path != nearest.path:
-        return f"    path: recorded {nearest.path}, asked {sent.path}"
-    if nearest.sent == sent.asked_key:
+def _explain_equal_body(request: Request, nearest: CallRecord) -> str:
+    if request.path != nearest.path:
+        return f"    path: recorded {nearest.path}, asked {request.path}"
+    if nearest.asked == request.asked_key:
         return "    it is the same request, and was asked more often than it was recorded"
     return "    the body is the same: the model, its template or its defaults differ"
 
 
-def _comparable(body: object) -> object:
-    """A body without the seed, which follows from the place of the call."""
-    if not isinstance(body, dict):
-        return body
-    return {name: value for name, value in body.items() if name != "seed"}
+def _comparable(body: Mapping[str, object], asked_seed: int | None) -> dict[str, object]:
+    """A body with the caller's own seed; a derived one follows from the place of the call."""
+    shown = {name: value for name, value in body.items() if name != "seed"}
+    return shown if asked_seed is None else {**shown, "seed": asked_seed}

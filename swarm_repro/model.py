@@ -179,13 +179,23 @@ class ModelBinding:
         )
 
 
-def require_same_model(known: ModelBinding, found: ModelBinding) -> None:
+def require_same_model(known: ModelBinding, found: ModelBinding, *, defaults: bool = False) -> None:
     """Refuse two models under one name.
+
+    Args:
+        known: The recorded one.
+        found: The one that answers now.
+        defaults: Refuse other sampling defaults too, which recorded calls were keyed with.
 
     Raises:
         ModelConflictError: The bindings differ in weights, template or backend.
     """
     if known.same_model(found):
+        if defaults and known.defaults != found.defaults:
+            raise ModelConflictError(
+                f"model {known.name!r} has other sampling defaults than when it was recorded; "
+                "record it anew with --record"
+            )
         return
     raise ModelConflictError(
         f"two models are called {known.name!r}: {describe(known)} and {describe(found)}; "

@@ -183,7 +183,7 @@ def effective(fields: Mapping[str, object], *, asked: Mapping[str, object]) -> d
             for sampler in samplers
             if (
                 any(switch in kept for switch in _SAMPLER_SWITCHES[sampler])
-                if sampler in _SAMPLER_SWITCHES
+                if isinstance(sampler, str) and sampler in _SAMPLER_SWITCHES
                 else "samplers" in asked
             )
         ]

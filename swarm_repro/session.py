@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import NoReturn, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
+from swarm_repro.caller import Caller, current_caller
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.completion import Completion, require_completion, same_but_volatile
@@ -35,9 +36,8 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.miss import explain_miss, explain_unknown_model
-from swarm_repro.model import require_same_model
+from swarm_repro.model import ModelBinding, require_same_model
 from swarm_repro.request import Request, content_seed, event_seed
-from swarm_repro.scope import Caller, current_caller
 
 _T = TypeVar("_T")
 
@@ -94,6 +94,7 @@ class Ledger:
         hits: How many came from the cassette.
         called: How many went to the model and succeeded.
         failures: Calls that failed and never succeeded after, by id.
+        misses: Calls and models that the cassette does not hold, explained.
         differences: Calls whose answer was not the recorded one (``--verify``).
         usage: Calls and token counts by scope.
     """
@@ -102,6 +103,7 @@ class Ledger:
     hits: int = 0
     called: int = 0
     failures: dict[CallId, Failure] = field(default_factory=dict)
+    misses: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -151,6 +153,7 @@ class PendingCall:
         sent_key: Key with that seed.
         recorded: The recorded call, or None.
         answer: What to give back without calling, or None.
+        open: Whether it still waits for its answer.
     """
 
     request: Request
@@ -163,6 +166,7 @@ class PendingCall:
     sent_key: str
     recorded: CallRecord | None = None
     answer: Completion | None = None
+    open: bool = True
 
     @property
     def id(self) -> CallId:
@@ -240,6 +244,11 @@ class Session:
         """The error behind a trip, if it was an error and not a miss."""
         return self._cause
 
+    @property
+    def bindings(self) -> list[ModelBinding]:
+        """The models that were asked."""
+        return [bound.binding for bound in self._bound.values()]
+
     def bind(self, name: str, backend: Backend) -> Bound:
         """Find the model a name stands for.
 
@@ -272,7 +281,7 @@ class Session:
                         backend.check_strict()
                     bound = backend.identify(name)
                     if recorded is not None:
-                        require_same_model(recorded, bound.binding)
+                        require_same_model(recorded, bound.binding, defaults=self.mode is Mode.AUTO)
                 except SwarmReproError as error:
                     self._fail_session(error)
                     raise
@@ -368,7 +377,8 @@ class Session:
             if self.mode is Mode.REPLAY:
                 self._trip_miss(
                     explain_miss(
-                        sent=call.sent,
+                        request=call.request,
+                        seed=call.seed,
                         scope=call.caller.scope,
                         i=call.i,
                         n=call.n,
@@ -405,6 +415,10 @@ class Session:
         """
         with self._lock:
             self._raise_if_tripped()
+            if not call.open:
+                raise BackendError(
+                    f"call {call.i} of {call.caller.scope} was given up before its answer came"
+                )
             require_completion(completion, url=call.sent.path)
             if self.header.strict and completion.usage.cached:
                 raise StrictModeError(
@@ -475,13 +489,18 @@ class Session:
             SessionTripped: Under ``run``.
         """
         with self._lock:
+            if not call.open:
+                return  # it was answered: what failed came after
+            call.open = False
             self._release(call.caller.scope, call.asked, call.n, call.i)
             failure = Failure(scope=call.caller.scope, i=call.i, why=str(error))
             if not isinstance(error, Exception):
                 return  # the user's Ctrl-C, or the session's own end: no failure of the backend
-            if self._tripped is None:
+            if isinstance(error, CassetteAccessError):
+                self._cause = error  # ours, not the backend's, whoever catches it
+            elif self._tripped is None:
                 self.ledger.failures[call.id] = failure
-            if self.trips or isinstance(error, CassetteAccessError):
+            if self.trips:
                 known = (
                     error
                     if isinstance(error, SwarmReproError)
@@ -535,6 +554,7 @@ class Session:
         return send(sent)
 
     def _done(self, call: PendingCall, completion: Completion) -> None:
+        call.open = False
         self._scopes[call.caller.scope].in_flight -= 1
         self.ledger.used[call.id] = None
         self.ledger.count(call.caller.scope, completion)
@@ -568,6 +588,7 @@ class Session:
 
     def _trip_miss(self, explanation: str) -> NoReturn:
         miss = ReplayMiss(explanation)
+        self.ledger.misses.append(explanation)
         if self.trips:
             self._tripped = miss
         raise miss
@@ -595,6 +616,10 @@ class Session:
         """What the ledger says, whatever surfaced."""
         if self._tripped is not None:
             return self._tripped.exit_code
+        if self._cause is not None:
+            return self._cause.exit_code
+        if self.ledger.misses:
+            return ExitCode.MISS
         if self.ledger.failures:
             return ExitCode.BACKEND
         if self.ledger.differences:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from swarm_repro import sampling
 from swarm_repro.backends.base import Bound, DirectCalls
+from swarm_repro.caller import own_traffic
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.completion import Completion
 from swarm_repro.environment import describe_environment, portable_flags
@@ -26,7 +27,6 @@ from swarm_repro.errors import (
 )
 from swarm_repro.model import ModelBinding, ModelIdentity
 from swarm_repro.request import Endpoint, Request
-from swarm_repro.scope import own_traffic
 from swarm_repro.weights import hash_file, inspect_gguf, shards
 
 if TYPE_CHECKING:
@@ -345,9 +345,7 @@ def _model_meta(listed: Mapping[str, object], name: str) -> Mapping[str, object]
 
 def _digest_files(files: Sequence[Path]) -> str:
     """One digest over a program and its libraries."""
-    return sha256_hex(
-        encode_json([[file.name, sha256_hex(file.read_bytes())] for file in files])
-    )
+    return sha256_hex(encode_json([[file.name, sha256_hex(file.read_bytes())] for file in files]))
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ import orjson
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.completion import Completion
+from swarm_repro.errors import RequestError
 
 #: A string of this many UTF-8 bytes or more is stored once, as a ``text`` record.
 TEXT_MIN_BYTES = 256
@@ -154,16 +155,18 @@ def _encode_event(event: str, texts: MutableMapping[str, str]) -> object:
         exact, value = _exact_json(event[len(_EVENT) : -len(_EVENT_END)])
         if exact and isinstance(value, dict):
             return {"data": intern(value, texts)}
-    return intern(event, texts) if len(event) < TEXT_MIN_BYTES else {"raw": intern(event, texts)}
+    interned = intern(event, texts)
+    return interned if isinstance(interned, str) else {"raw": interned}
 
 
 def _exact_json(text: str) -> tuple[bool, object]:
     """Parse, and say whether encoding the value again gives the same bytes."""
     try:
         value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return encode_json(value) == text.encode("utf-8"), value
+    except (orjson.JSONDecodeError, RequestError):
+        # Not JSON, or nested more deeply than can be written: kept as text.
         return False, None
-    return encode_json(value) == text.encode("utf-8"), value
 
 
 def decode_response(

@@ -14,6 +14,7 @@ from swarm_repro.cassette.records import (
     CallRecord,
     Header,
     RunRecord,
+    env_at,
     from_ranges,
 )
 from swarm_repro.environment import Environment
@@ -116,6 +117,7 @@ class _Reader:
         self._path = path
         self._data = data
         self._ids: list[CallId] = []
+        self._envs: list[str] = []
         self._count = 0
         self.ended = False
 
@@ -172,11 +174,13 @@ class _Reader:
         kind = record["record"]
         if kind == "text":
             text = record["text"]
-            if not isinstance(text, str) or text_sha256(text) != record["sha256"]:
-                raise LineError("a text that does not have the recorded SHA-256")
+            if not isinstance(text, str):
+                raise LineError("a text that is no string")
             cassette.texts[text_sha256(text)] = text
         elif kind == "call":
-            self._add_call(cassette, CallRecord.from_json(record, cassette.texts))
+            self._add_call(
+                cassette, CallRecord.from_json(record, texts=cassette.texts, envs=self._envs)
+            )
         elif kind == "model":
             binding = ModelBinding.from_json(record)
             if binding.name in cassette.models:
@@ -189,19 +193,24 @@ class _Reader:
             environment = Environment(content)
             if environment.sha256 != record["sha256"]:
                 raise LineError("an environment that does not have the recorded SHA-256")
+            if environment.sha256 in cassette.envs:
+                raise LineError("an environment that is in the file already")
             cassette.envs[environment.sha256] = environment
+            self._envs.append(environment.sha256)
         elif kind == "run":
             cassette.runs.append(RunRecord.from_json(record, self._ids))
         elif kind == "witness":
-            cassette.witnesses[str(record["env"])] = from_ranges(record["calls"], self._ids)
+            cassette.witnesses[env_at(self._envs, record["env"])] = from_ranges(
+                record["calls"], self._ids
+            )
         else:
             raise LineError(f"an unknown record {kind!r}")
 
     def _add_call(self, cassette: Cassette, call: CallRecord) -> None:
         if call.id in cassette.calls:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
-        if call.model not in cassette.models or call.env not in cassette.envs:
-            raise LineError("a call whose model or environment record is missing")
+        if call.model not in cassette.models:
+            raise LineError(f"a call of model {call.model!r}, which is not in the file before it")
         cassette.calls[call.id] = call
         self._ids.append(call.id)
 

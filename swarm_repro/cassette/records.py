@@ -5,7 +5,7 @@ Source: docs/reference/cassette.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeAlias, cast
@@ -247,8 +247,12 @@ class CallRecord:
         used = (*references(dict(self.stored_body)), *references(dict(self.stored_response)))
         return tuple(dict.fromkeys(used))
 
-    def to_json(self) -> dict[str, object]:
-        """The record."""
+    def to_json(self, *, env: int) -> dict[str, object]:
+        """The record.
+
+        Args:
+            env: Place of the environment's record among those of the file, from 0.
+        """
         return {
             "record": "call",
             "scope": self.scope,
@@ -260,7 +264,7 @@ class CallRecord:
             "sent": self.sent,
             "seed": {"asked": self.asked_seed, "sent": self.sent_seed},
             "model": self.model,
-            "env": self.env,
+            "env": env,
             "endpoint": self.endpoint,
             "request": {"path": self.path, "body": self.stored_body},
             "response": self.stored_response,
@@ -270,8 +274,15 @@ class CallRecord:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, object], texts: Mapping[str, str]) -> CallRecord:
+    def from_json(
+        cls, record: Mapping[str, object], *, texts: Mapping[str, str], envs: Sequence[str]
+    ) -> CallRecord:
         """Read a call record.
+
+        Args:
+            record: The record.
+            texts: Texts of the file so far, by digest.
+            envs: Digests of the environment records of the file so far, in order.
 
         Raises:
             LineError: A member is missing or has the wrong type.
@@ -291,7 +302,7 @@ class CallRecord:
                 asked_seed=seed["asked"],
                 sent_seed=seed["sent"],
                 model=cast("str", record["model"]),
-                env=cast("str", record["env"]),
+                env=env_at(envs, record["env"]),
                 endpoint=cast("Endpoint", record["endpoint"]),
                 path=cast("str", request["path"]),
                 stored_body=cast("dict[str, object]", request["body"]),
@@ -403,6 +414,17 @@ class RunRecord:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LineError(f"the run cannot be read: {error!r}") from error
+
+
+def env_at(envs: Sequence[str], place: object) -> str:
+    """The digest of the environment record at a place.
+
+    Raises:
+        LineError: There is none.
+    """
+    if not isinstance(place, int) or not 0 <= place < len(envs):
+        raise LineError(f"refers to environment record {place}, which is not in the file before it")
+    return envs[place]
 
 
 def to_ranges(positions: Iterable[int]) -> list[list[int]]:

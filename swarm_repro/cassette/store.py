@@ -75,20 +75,20 @@ def open_for_recording(
     if part.exists():
         if discard_part:
             part.unlink()
-        elif not keep:
-            raise CassetteAccessError(
-                f"{part} holds an interrupted recording: go on from it with --auto, "
-                "or throw it away with --discard"
-            )
         else:
             found = read_part(part)
             if found is None:
-                part.unlink()
+                part.unlink()  # not even a header: nothing was recorded
+            elif not keep:
+                raise CassetteAccessError(
+                    f"{part} holds an interrupted recording: go on from it with --auto, "
+                    "or throw it away with --discard"
+                )
             else:
                 resumed, length = found
                 _require_same_experiment(resumed, header, settings=True)
     writer = PartWriter(part, header, resume=resumed, length=length)
-    return CassetteStore(path, base=base, resumed=resumed, header=header, writer=writer)
+    return CassetteStore(path, base=base, resumed=resumed, header=header, writer=writer, keep=keep)
 
 
 def _require_same_experiment(found: Cassette, header: Header, *, settings: bool) -> None:
@@ -119,6 +119,7 @@ class CassetteStore:
         resumed: Cassette | None = None,
         header: Header | None = None,
         writer: PartWriter | None = None,
+        keep: bool = False,
     ) -> None:
         """See ``open_for_replay`` and ``open_for_recording``."""
         first = header or (base.header if base else None)
@@ -128,6 +129,7 @@ class CassetteStore:
         self.header = first
         self._base = base
         self._writer = writer
+        self._keep = keep
         self._fresh = resumed or Cassette(path=path, header=first)
 
     @property
@@ -171,6 +173,19 @@ class CassetteStore:
                 self.path, f"call {call.i} of {call.scope}: {error}"
             ) from error
 
+    def body_of(self, call: CallRecord) -> dict[str, object]:
+        """A call's request as it was sent.
+
+        Raises:
+            CassetteDamagedError: A text of it is missing.
+        """
+        try:
+            return call.body
+        except LineError as error:
+            raise CassetteDamagedError(
+                self.path, f"call {call.i} of {call.scope}: {error}"
+            ) from error
+
     def add(self, call: CallRecord, binding: ModelBinding, environment: Environment) -> None:
         """Keep a new call: on disk when this returns.
 
@@ -178,11 +193,17 @@ class CassetteStore:
             CassetteAccessError: It could not be written.
             ModelConflictError: The cassette knows another model by this name.
         """
+        if self._writer is None:
+            raise RuntimeError("the cassette was opened for replay")
         known = self.binding(binding.name)
         if known is not None:
             require_same_model(known, binding)
-        if self._writer is None:
-            raise RuntimeError("the cassette was opened for replay")
+        older = self._base.calls.get(call.id) if self._base and self._keep else None
+        if older is not None and older.sent != call.sent:
+            raise CassetteAccessError(
+                f"{self.path} has this call with seed {older.sent_seed}, from another run seed: "
+                "record the other run into its own file with --cassette"
+            )
         self._writer.append(call, binding, environment)
         self._fresh.models[binding.name] = binding
         self._fresh.envs[environment.sha256] = environment

@@ -35,7 +35,7 @@ class PartWriter:
         self._path = path
         self._texts = set(resume.texts) if resume else set()
         self._models = set(resume.models) if resume else set()
-        self._envs = set(resume.envs) if resume else set()
+        self._envs = {sha256: place for place, sha256 in enumerate(resume.envs)} if resume else {}
         try:
             if resume is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,14 +58,15 @@ class PartWriter:
         lines: list[bytes] = []
         if binding.name not in self._models:
             lines.append(encode_model(binding))
-        if environment.sha256 not in self._envs:
+        place = self._envs.get(environment.sha256, len(self._envs))
+        if place == len(self._envs):
             lines.append(encode_environment(environment))
         new_texts = [digest for digest in call.text_digests if digest not in self._texts]
-        lines.extend(encode_text(digest, call.texts[digest]) for digest in new_texts)
-        lines.append(encode_line(call.to_json()))
+        lines.extend(encode_text(call.texts[digest]) for digest in new_texts)
+        lines.append(encode_line(call.to_json(env=place)))
         self._append(lines)
         self._models.add(binding.name)
-        self._envs.add(environment.sha256)
+        self._envs[environment.sha256] = place
         self._texts.update(new_texts)
 
     def close(self) -> None:
@@ -103,9 +104,9 @@ def encode_environment(environment: Environment) -> bytes:
     )
 
 
-def encode_text(digest: str, text: str) -> bytes:
-    """A ``text`` record as a line."""
-    return encode_line({"record": "text", "sha256": digest, "text": text})
+def encode_text(text: str) -> bytes:
+    """A ``text`` record as a line; its digest follows from it."""
+    return encode_line({"record": "text", "text": text})
 
 
 def canonical_lines(cassette: Cassette) -> Iterator[bytes]:
@@ -130,26 +131,27 @@ def _lines_before_end(cassette: Cassette) -> Iterator[bytes]:
         env: known for env, ids in cassette.witnesses.items() if (known := ids & positions.keys())
     }
     used_models = {call.model for call in calls}
-    used_envs = {call.env for call in calls} | witnesses.keys()
+    used_envs = sorted({call.env for call in calls} | witnesses.keys())
+    places = {sha256: place for place, sha256 in enumerate(used_envs)}
     yield encode_line(cassette.header.to_json())
     for name in sorted(used_models):
         yield encode_model(cassette.models[name])
-    for sha256 in sorted(used_envs):
+    for sha256 in used_envs:
         yield encode_environment(cassette.envs[sha256])
     written: set[str] = set()
     for call in calls:
         for digest in call.text_digests:
             if digest not in written:
                 written.add(digest)
-                yield encode_text(digest, call.texts[digest])
-        yield encode_line(call.to_json())
+                yield encode_text(call.texts[digest])
+        yield encode_line(call.to_json(env=places[call.env]))
     for run in sorted(cassette.runs, key=lambda run: tuple(map(str, run.id))):
         yield encode_line(run.to_json(positions))
     for env in sorted(witnesses):
         yield encode_line(
             {
                 "record": "witness",
-                "env": env,
+                "env": places[env],
                 "calls": to_ranges(positions[call] for call in witnesses[env]),
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
 
@@ -25,11 +26,10 @@ def command(out: Path | None, as_json: bool) -> int:
     pin_hash_seed()
     from swarm_repro.simulation.run import RunOptions, run_scenario
 
-    data = resources.files("swarm_repro") / "data"
     with (
         tempfile.TemporaryDirectory(prefix="swarm-repro-demo.") as temporary,
-        resources.as_file(data / "demo.yaml") as scenario,
-        resources.as_file(data / "demo.seed42.jsonl") as cassette,
+        _file("scenarios", "demo.yaml") as scenario,
+        _file("cassettes", "demo.seed42.jsonl") as cassette,
     ):
         outcome = run_scenario(
             RunOptions(
@@ -40,4 +40,13 @@ def command(out: Path | None, as_json: bool) -> int:
                 out=out or Path(temporary) / "artifacts",
             )
         )
-        return finish(outcome, as_json=as_json)
+        return finish(outcome, as_json=as_json, kept=out is not None)
+
+
+def _file(folder: str, name: str) -> AbstractContextManager[Path]:
+    """A file of the demo: in the wheel beside the code, in a checkout in its own folder."""
+    package = resources.files("swarm_repro")
+    packaged = package / "data" / name
+    if packaged.is_file():
+        return resources.as_file(packaged)
+    return nullcontext(Path(str(package)).parent / folder / name)

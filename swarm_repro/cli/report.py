@@ -5,16 +5,16 @@ from __future__ import annotations
 import click
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.errors import ExitCode
 from swarm_repro.simulation.run import Outcome
 
 
-def finish(outcome: Outcome, *, as_json: bool) -> int:
+def finish(outcome: Outcome, *, as_json: bool, kept: bool = True) -> int:
     """Print a run's outcome.
 
     Args:
         outcome: The run.
         as_json: One JSON object on stdout instead of text.
+        kept: Whether its artifacts stay where they are.
 
     Returns:
         The exit code.
@@ -27,6 +27,8 @@ def finish(outcome: Outcome, *, as_json: bool) -> int:
         click.echo()
     for line in _summary(outcome):
         click.echo(line)
+    if kept and outcome.session.ledger.used:
+        click.echo(f"artifacts in {outcome.plan.out}")
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
     for message in outcome.messages:
@@ -52,8 +54,6 @@ def _summary(outcome: Outcome) -> list[str]:
                 "  (to 12 significant digits, under another Python: "
                 f"{', '.join(outcome.verdict.rounded)})"
             )
-    if outcome.exit_code is ExitCode.OK or ledger.used:
-        lines.append(f"artifacts in {plan.out}")
     return lines
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from swarm_repro.backends.base import Backend
+from swarm_repro.caller import current_caller, is_own_traffic
 from swarm_repro.canonical import encode_json
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
@@ -22,7 +23,6 @@ from swarm_repro.errors import (
     RequestError,
 )
 from swarm_repro.request import Endpoint, Request
-from swarm_repro.scope import current_caller, is_own_traffic
 from swarm_repro.session import Session
 
 _LIBRARIES = ("httpx", "httpx2")

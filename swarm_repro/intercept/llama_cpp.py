@@ -9,8 +9,8 @@ from types import ModuleType
 import orjson
 
 from swarm_repro.backends.llama_cpp import LlamaCpp
+from swarm_repro.caller import current_caller
 from swarm_repro.request import Endpoint, Request, normalise_seed
-from swarm_repro.scope import current_caller
 from swarm_repro.session import Session
 
 

@@ -95,7 +95,9 @@ def start(
         port = _free_port(host)
     with _sole_start(port):
         _require_free_port(host, port)
-        flags = ("-m", str(model), "--host", host, "--port", str(port), *rendered, *extra_flags)
+        # Answers echo the alias; without one they echo the absolute path of this machine's file.
+        named = ("-m", str(model), "--alias", model.name)
+        flags = (*named, "--host", host, "--port", str(port), *rendered, *extra_flags)
         argv = (*found.command, *flags)
         dropped = tuple(sorted(filter(_is_flag_in_disguise, os.environ)))
         variables = {name: text for name, text in os.environ.items() if name not in dropped}

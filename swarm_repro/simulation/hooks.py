@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from swarm_repro.caller import calling_for, scope
 from swarm_repro.cassette.records import At
 from swarm_repro.errors import ScenarioError
-from swarm_repro.scope import calling_for, scope
 from swarm_repro.session import Session
 from swarm_repro.simulation.scenario import caller_seed
 

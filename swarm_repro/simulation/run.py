@@ -254,6 +254,7 @@ def run_scenario(
         if store is not None:
             store.close()
         outcome.duration_s = time.monotonic() - start
+    outcome.notes += _weak_identities(session)
     if (
         outcome.exit_code is not ExitCode.OK
         and plan.mode.writes
@@ -443,6 +444,18 @@ def _seed_notes(options: RunOptions, plan: Plan) -> list[str]:
         return []
     places = ", ".join(block.where for block in explicit)
     return [f"{places} sets its own seed, which does not follow --seed"]
+
+
+def _weak_identities(session: Session) -> list[str]:
+    """Models known only by properties that another file could share."""
+    if not session.mode.calls_model:
+        return []
+    return [
+        f"the file of model {binding.name} is not on this machine: it is known by a weak "
+        "fingerprint (size, number of weights), not by its SHA-256"
+        for binding in session.bindings
+        if binding.identity.kind == "fingerprint"
+    ]
 
 
 def _judge(

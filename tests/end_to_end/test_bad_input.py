@@ -35,9 +35,15 @@ def scenario_with(more: str) -> str:
         (scenario_with("seed: -5"), "is no seed"),
         (scenario_with("model_path: '../../etc/x.gguf'"), "must not climb"),
         (scenario_with("temperature: 3.5"), "temperature must be in"),
-        (scenario_with("max_tokens: 9") + "repro: {seed_polic: event}\n", "repro.seed_polic is unknown"),
+        (
+            scenario_with("max_tokens: 9") + "repro: {seed_polic: event}\n",
+            "repro.seed_polic is unknown",
+        ),
         (scenario_with("max_tokens: 9") + "repro: {strict: 1}\n", "must be true or false"),
-        (scenario_with("max_tokens: 9") + "repro: {seed_policy: x}\n", "seed_policy 'x' is unknown"),
+        (
+            scenario_with("max_tokens: 9") + "repro: {seed_policy: x}\n",
+            "seed_policy 'x' is unknown",
+        ),
         (
             scenario_with("max_tokens: 9") + "repro: {requests: [{match: {agent: a}, set: {}}]}\n",
             "use match: {scope, kind}",
@@ -138,7 +144,11 @@ def newer(data: bytes) -> bytes:
         (newer, 2, "upgrade swarm-repro"),
         (torn, 5, "s.seed7.jsonl"),
         (one_byte_changed, 5, "wrong checksum"),
-        (lambda _data: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", 5, "git lfs pull"),
+        (
+            lambda _data: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            5,
+            "git lfs pull",
+        ),
     ],
 )
 def test_a_cassette_that_is_not_what_was_written(

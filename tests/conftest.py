@@ -1,0 +1,47 @@
+"""What several test folders share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from swarm_repro.serving.llama_server import running_server
+from swarm_repro.serving.pull import pull
+from swarm_repro.serving.state import StartedServer
+
+# Time on a shared machine says nothing about correctness.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests' servers out of the user's state folder, and the user's out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def model_path(pytestconfig: pytest.Config) -> Path:
+    """The real small model: from SWARM_REPRO_TEST_MODEL, else fetched once."""
+    given = os.environ.get("SWARM_REPRO_TEST_MODEL")
+    if given:
+        return Path(given)
+    return pull("smollm2-135m", folder=pytestconfig.cache.mkdir("models"))
+
+
+@pytest.fixture(scope="session")
+def llama_server(model_path: Path) -> Iterator[StartedServer]:
+    """A real llama-server in strict mode on a free loopback port."""
+    with running_server(model_path, n_ctx=4096, threads=threads()) as server:
+        yield server
+
+
+def threads() -> int:
+    """Half the cores: a strict server spins, and tests need a core too."""
+    return max(1, (os.cpu_count() or 2) // 2)

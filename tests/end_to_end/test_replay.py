@@ -1,0 +1,276 @@
+"""Replaying the committed cassettes: same bytes anywhere, and every change is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from swarm_repro.cassette.reader import read_cassette
+from tests.support.command import ROOT, artifact_bytes, swarm_repro
+
+SCENARIOS = ["demo", "demo_in_process", "council"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the committed scenarios and cassettes, and nothing else."""
+    shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
+    shutil.copytree(ROOT / "cassettes", tmp_path / "cassettes")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_committed_cassette_replays_to_its_artifacts(project: Path, name: str) -> None:
+    result = swarm_repro(
+        "run", f"scenarios/{name}.yaml", "--seed", 42, "--out", "out", "--json", cwd=project
+    )
+    assert result.returncode == 0, result.stderr
+    outcome = json.loads(result.stdout)
+    assert outcome["called"] == 0
+    assert outcome["hits"] == len(
+        read_cassette(project / "cassettes" / f"{name}.seed42.jsonl").calls
+    )
+    assert outcome["artifacts"]["identical"]
+
+
+def test_any_hash_seed_time_zone_and_folder_gives_the_same_bytes(project: Path) -> None:
+    elsewhere = project / "else where"
+    elsewhere.mkdir()
+    written = []
+    for number, (cwd, env) in enumerate(
+        [
+            (project, {"PYTHONHASHSEED": "0", "TZ": "UTC"}),
+            (elsewhere, {"PYTHONHASHSEED": "1", "TZ": "Pacific/Auckland"}),
+            (project, {"PYTHONHASHSEED": "4242", "TZ": "America/Lima"}),
+        ]
+    ):
+        out = project / f"out{number}"
+        result = swarm_repro(
+            *("run", project / "scenarios/demo.yaml", "--seed", 42, "--replay", "--out", out),
+            *("--cassette", project / "cassettes/demo.seed42.jsonl"),
+            cwd=cwd,
+            env=env,
+        )
+        assert result.returncode == 0, result.stderr
+        written.append(artifact_bytes(out))
+    assert {"history.json", "events.jsonl", "prompts.jsonl"} < written[0].keys()
+    assert written[0] == written[1] == written[2]
+
+
+def test_the_demo_has_agents_that_act() -> None:
+    """At least 40 calls by 3 agents, 3 kinds of action, 5 interactions a model proposed or took."""
+    cassette = read_cassette(ROOT / "cassettes" / "demo.seed42.jsonl")
+    assert len(cassette.calls) >= 40
+    assert {call.scope for call in cassette.calls.values()} == {"llm_1", "llm_2", "llm_3"}
+    kinds, interactions = set(), 0
+    for call in cassette.calls.values():
+        answer = json.loads(call.completion.text)
+        if call.kind == "act":
+            kinds.add(answer["action_type"])
+            interactions += answer["action_type"] == "PROPOSE_INTERACTION"
+        else:
+            interactions += answer["accept"]
+    assert len(kinds) >= 3
+    assert interactions >= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "edit", "shown"),
+    [
+        (("--seed", "43"), None, "this run has seed 43, the recording has 42"),
+        (("--seed", "42", "--epochs", "1"), None, "recorded calls were not played"),
+        (
+            ("--seed", "42"),
+            ("persona: strategic", "persona: strategic\n      system_prompt: You trade fairly."),
+            "messages[0].content, character",
+        ),
+        (
+            ("--seed", "42"),
+            ("temperature: 0.8", "temperature: 0.7"),
+            "temperature: recorded 0.8, asked 0.7",
+        ),
+        (("--seed", "42"), ("model: smollm2-135m", "model: other"), "knows no model 'other'"),
+        (("--seed", "42"), ("strict: true", "strict: false"), "repro settings are not those"),
+    ],
+)
+def test_a_changed_experiment_is_a_miss_within_five_seconds(
+    project: Path, arguments: tuple[str, ...], edit: tuple[str, str] | None, shown: str
+) -> None:
+    scenario = project / "scenarios" / "demo.yaml"
+    if edit is not None:
+        text = scenario.read_text()
+        assert edit[0] in text
+        scenario.write_text(text.replace(*edit))
+    start = time.monotonic()
+    result = swarm_repro(
+        *("run", scenario, *arguments, "--replay", "--out", "out"),
+        *("--cassette", "cassettes/demo.seed42.jsonl"),
+        cwd=project,
+    )
+    assert result.returncode == 3, result.stderr
+    assert shown in result.stderr
+    assert time.monotonic() - start < 5
+
+
+def test_a_recorded_run_of_another_length_does_not_pass_for_this_one(project: Path) -> None:
+    result = swarm_repro(
+        *("run", "scenarios/demo.yaml", "--seed", 42, "--steps", 8, "--replay"), cwd=project
+    )
+    assert result.returncode == 3
+    assert "is not in cassettes" in result.stderr
+
+
+EDITED_METRIC = """\
+import sys
+import swarm_repro.simulation.run as run
+original = run._import_swarm
+
+def with_edited_metric():
+    main = original()
+    from swarm.core.orchestrator import Orchestrator
+    compute = Orchestrator._compute_epoch_metrics
+
+    def edited(self):
+        metrics = compute(self)
+        metrics.toxicity_rate += 0.25
+        return metrics
+
+    Orchestrator._compute_epoch_metrics = edited
+    return main
+
+run._import_swarm = with_edited_metric
+from swarm_repro.cli import main
+main(sys.argv[1:])
+"""
+
+
+def run_script(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_an_edited_metric_is_named_and_can_be_accepted(project: Path) -> None:
+    arguments = ("run", "scenarios/demo.yaml", "--seed", "42", "--replay", "--out", "out")
+    changed = run_script(EDITED_METRIC, *arguments, cwd=project)
+    assert changed.returncode == 1, changed.stderr
+    assert "events.jsonl is not what was recorded" in changed.stderr
+    assert "toxicity_rate: recorded" in changed.stderr
+    assert "history.json" not in changed.stderr, "the export does not use the edited method"
+    session = json.loads((project / "out" / "session.json").read_text())
+    assert session["misses"] == 0
+    assert session["hits"] >= 40
+
+    accepted = run_script(EDITED_METRIC, *arguments, "--update-artifacts", cwd=project)
+    assert accepted.returncode == 0, accepted.stderr
+    again = run_script(EDITED_METRIC, *arguments, cwd=project)
+    assert again.returncode == 0, again.stderr
+    assert "artifacts identical" in again.stdout
+    unedited = swarm_repro(*arguments, cwd=project)
+    assert unedited.returncode == 1, "the new artifacts are what counts now"
+
+
+ASYNC = """\
+import asyncio, sys
+import swarm_repro.simulation.run as run
+original = run._import_swarm
+
+def with_run_async():
+    main = original()
+    from swarm.core.orchestrator import Orchestrator
+    Orchestrator.run = lambda self: asyncio.run(self.run_async())
+    return main
+
+run._import_swarm = with_run_async
+from swarm_repro.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_run_async_replays_too_and_a_miss_in_an_accept_call_does_not_accept(
+    tmp_path: Path,
+) -> None:
+    from tests.support.stub_server import running_stub
+
+    def reply(body: dict[str, object]) -> str:
+        prompt = str(body["messages"])
+        if '"accept"' in prompt:
+            return '{"accept": true, "reasoning": "fair"}'
+        peer = "llm_2" if "Your ID: llm_1" in prompt else "llm_1"
+        params = {"counterparty_id": peer, "interaction_type": "trade", "content": "a trade"}
+        return json.dumps({"action_type": "PROPOSE_INTERACTION", "params": params})
+
+    scenario = tmp_path / "s.yaml"
+    with running_stub(reply=reply) as stub:
+        text = (
+            "scenario_id: s\nsimulation: {n_epochs: 1, steps_per_epoch: 2, seed: 7}\n"
+            "agents: [{type: honest}, {type: llm, count: 2, llm: {provider: llama_cpp, "
+            f"model: stub, base_url: '{stub.base_url}', max_tokens: 64}}}}]\n"
+        )
+        scenario.write_text(text)
+        arguments = ("run", "s.yaml", "--out", "a")
+        recorded = run_script(ASYNC, *arguments, "--record", cwd=tmp_path)
+        assert recorded.returncode == 0, recorded.stderr
+    cassette = read_cassette(tmp_path / "cassettes" / "s.seed7.jsonl")
+    kinds = [call.kind for call in cassette.calls.values()]
+    assert kinds.count("accept") >= 2
+    replayed = run_script(ASYNC, "run", "s.yaml", "--out", "b", cwd=tmp_path)
+    assert replayed.returncode == 0, replayed.stderr
+    assert artifact_bytes(tmp_path / "a") == artifact_bytes(tmp_path / "b")
+
+    # The reply to a proposal is asked with another rule than was recorded: its call is a miss.
+    only_accept = ASYNC.replace(
+        "from swarm_repro.cli import main",
+        "import swarm_repro.session as s\n"
+        "fields_for = s.Session.fields_for\n"
+        "def other(self, strict):\n"
+        "    kind = s.current_caller().kind\n"
+        "    extra = {'top_k': 7} if kind == 'accept' else {}\n"
+        "    return {**fields_for(self, strict), **extra}\n"
+        "s.Session.fields_for = other\n"
+        "from swarm_repro.cli import main",
+    )
+    missed = run_script(only_accept, "run", "s.yaml", "--out", "c", cwd=tmp_path)
+    assert missed.returncode == 3, missed.stderr
+    assert "top_k: recorded (absent), asked 7" in missed.stderr
+    events = (tmp_path / "c" / "events.jsonl").read_text()
+    assert '"interaction_completed"' not in events
+
+
+def test_a_replay_that_connects_a_socket_is_refused(project: Path) -> None:
+    code = (
+        "import sys\n"
+        "import swarm_repro.simulation.run as run\n"
+        "original = run._import_swarm\n"
+        "def meddle():\n"
+        "    import socket, contextlib\n"
+        "    with contextlib.suppress(Exception):\n"
+        "        socket.create_connection(('127.0.0.1', 9), timeout=1)\n"
+        "    return original()\n"
+        "run._import_swarm = meddle\n"
+        "from swarm_repro.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    refused = run_script(code, "run", "scenarios/demo.yaml", "--seed", "42", cwd=project)
+    assert refused.returncode == 3, refused.stderr
+    assert "must not touch the network" in refused.stderr
+
+
+def test_the_demo_needs_nothing_but_the_package(tmp_path: Path) -> None:
+    result = swarm_repro("demo", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "artifacts identical" in result.stdout
+    assert list(tmp_path.iterdir()) == []

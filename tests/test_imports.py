@@ -1,0 +1,169 @@
+"""Imports go one way, and what replay does not need is not imported by it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import swarm_repro
+from tests.core.making import small_cassette
+
+PACKAGE = Path(swarm_repro.__file__).parent
+
+#: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
+#: one layer know nothing of each other. Source: docs/explanation/architecture.md.
+LAYERS: list[list[set[str]]] = [
+    [{"errors", "canonical", "sampling"}],
+    [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
+    [{"cassette"}, {"backends"}, {"serving"}],
+    [{"miss", "session"}],
+    [{"intercept"}],
+    [{"simulation"}],
+    [{"cli", "__main__"}],
+]
+#: Beside the layers: the root holds the version and the public names, which it loads lazily.
+ROOT = "__init__"
+
+
+def place_of(part: str) -> tuple[int, int]:
+    for level, groups in enumerate(LAYERS):
+        for number, group in enumerate(groups):
+            if part in group:
+                return level, number
+    raise AssertionError(f"{part} has no layer: give it one, here and in architecture.md")
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    }
+
+
+def imports(tree: ast.AST, module: str) -> Iterator[str]:
+    """Full names of what a module imports, wherever in it, but for TYPE_CHECKING blocks."""
+    for node in ast.iter_child_nodes(tree):
+        if is_type_checking(node):
+            assert isinstance(node, ast.If)
+            yield from imports(ast.Module(node.orelse, []), module)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")[: -node.level]
+                base = ".".join([*package, base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node, module)
+
+
+def files() -> list[Path]:
+    found = sorted(PACKAGE.rglob("*.py"))
+    assert len(found) > 40
+    return found
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part == ROOT:
+        return
+    level, group = place_of(part)
+    module = ".".join(["swarm_repro", *path.relative_to(PACKAGE).with_suffix("").parts])
+    for name in imports(ast.parse(path.read_text(encoding="utf-8")), module):
+        root, _, rest = name.partition(".")
+        if root != "swarm_repro" or rest.split(".")[0] == "__version__":
+            continue
+        other_level, other_group = place_of(rest.split(".")[0])
+        allowed = other_level < level or (other_level, other_group) == (level, group)
+        assert allowed, f"{module} imports {name}, which is above or beside it"
+
+
+def test_every_part_of_the_package_has_a_layer() -> None:
+    listed = {part for groups in LAYERS for group in groups for part in group}
+    there = {part_of(path) for path in files()} - {ROOT}
+    assert listed == there
+
+
+def test_the_root_imports_no_part_of_the_package_when_it_is_loaded() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    eager = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
+    assert [n for n in imports(eager, "swarm_repro") if n.startswith("swarm_repro.")] == []
+
+
+def test_the_check_sees_an_import_that_goes_up() -> None:
+    source = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from swarm_repro.cli import show
+else:
+    import swarm_repro.errors
+def late():
+    from swarm_repro.session import Session
+    from .. import caller
+"""
+    found = list(imports(ast.parse(source), "swarm_repro.cassette.reader"))
+    assert found == [
+        "typing.TYPE_CHECKING", "swarm_repro.errors", "swarm_repro.session.Session",
+        "swarm_repro.caller",
+    ]  # fmt: skip
+    assert place_of("session") > place_of("cassette")
+
+
+# --- What is loaded.
+
+HEAVY = ("openai", "swarm", "llama_cpp", "xllamacpp", "httpx", "httpx2", "numpy", "gguf", "rich")
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Top-level modules that a Python process has imported at its end."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    names = {line.rpartition("|")[2].strip() for line in lines}
+    assert "swarm_repro" in names
+    return {name.partition(".")[0] for name in names}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    loaded = loaded_by("-c", "import swarm_repro")
+    assert loaded.isdisjoint({*HEAVY, "orjson", "click", "diskcache", "asyncio"})
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_the_command_line_starts_without_anything_heavy(arguments: list[str]) -> None:
+    assert loaded_by("-m", "swarm_repro", *arguments).isdisjoint({*HEAVY, "orjson", "diskcache"})
+
+
+@pytest.mark.parametrize("more", [[], ["0"], ["--json"]])
+def test_showing_a_cassette_imports_neither_openai_nor_swarm_nor_llama_cpp(
+    more: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    assert loaded_by("-m", "swarm_repro", "show", str(path), *more).isdisjoint(HEAVY)
+
+
+def test_a_replay_through_a_session_imports_neither_openai_nor_llama_cpp(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    program = (
+        "from pathlib import Path; from swarm_repro.session import Mode, Session; "
+        "from swarm_repro.cassette.store import open_for_replay; "
+        f"store = open_for_replay(Path({str(path)!r})); "
+        "Session(mode=Mode.REPLAY, header=store.header, store=store)"
+    )
+    assert loaded_by("-c", program).isdisjoint(HEAVY)
