@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.difference import Difference, differences, distance
-from swarm_repro.request import Request, event_seed
+from swarm_repro.request import OUTSIDE_KEY, Request, event_seed
 
 _SHOWN = 3
 
@@ -82,7 +82,7 @@ def _seed_cause(recorded: CallRecord, run_seed: int) -> str:
 def _nearest(
     store: CassetteStore, request: Request, scope: str, i: int, recorded: list[CallRecord]
 ) -> tuple[CallRecord, list[Difference]]:
-    """The recorded call at the same place, unless another one of the file is much nearer."""
+    """The recorded call at the same place; else the nearest of its scope, else of the file."""
     asked_body = _comparable(request.body, request.seed)
     same_place = [call for call in recorded if call.scope == scope and call.i == i]
     same_scope = [call for call in recorded if call.scope == scope]
@@ -106,6 +106,6 @@ def _explain_equal_body(request: Request, nearest: CallRecord) -> str:
 
 
 def _comparable(body: Mapping[str, object], asked_seed: int | None) -> dict[str, object]:
-    """A body with the caller's own seed; a derived one follows from the place of the call."""
-    shown = {name: value for name, value in body.items() if name != "seed"}
+    """What of a body is in the key; a derived seed follows from the place of the call."""
+    shown = {name: value for name, value in body.items() if name not in OUTSIDE_KEY}
     return shown if asked_seed is None else {**shown, "seed": asked_seed}

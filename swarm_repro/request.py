@@ -59,9 +59,8 @@ _INPUT = frozenset(
 )
 #: Member order changes the completion: llama-server answers in the schema's order.
 _ORDERED = frozenset({"tools", "functions", "response_format", "json_schema"})
-_OUTSIDE = frozenset(
-    {"model", "user", "seed", "chat_template_kwargs", "metadata", "safety_identifier", "store"}
-)
+#: Members that are no part of the key. The model is there by its identity.
+OUTSIDE_KEY = frozenset({"model", "user", "seed", "metadata", "safety_identifier", "store"})
 #: Not hashed where it holds nothing.
 _ABSENT: tuple[object, ...] = (None, "", [], {})
 
@@ -178,7 +177,13 @@ class Request:
 
 
 def _is_known(name: str) -> bool:
-    return name in _CAPTURE or name in _INPUT or name in _OUTSIDE or name in sampling.CANONICAL_NAME
+    return (
+        name in _CAPTURE
+        or name in _INPUT
+        or name in OUTSIDE_KEY
+        or name in sampling.CANONICAL_NAME
+        or name == "chat_template_kwargs"
+    )
 
 
 def _ordered_inside(name: str, value: object) -> object:

@@ -331,6 +331,7 @@ class Session:
         i, n = scope.next_i, scope.take(asked)
         scope.next_i += 1
         scope.in_flight += 1
+        call: PendingCall | None = None
         try:
             seed = self._seed_for(request, caller.scope, asked, i, n)
             call = PendingCall(
@@ -345,7 +346,8 @@ class Session:
             )
             self._look_up(call)
         except BaseException:
-            self._release(caller.scope, asked, n, i)
+            if call is None or call.open:
+                self._release(caller.scope, asked, n, i)
             raise
         return call
 
@@ -371,6 +373,12 @@ class Session:
         recorded = store.find(call.id)
         if recorded is not None and recorded.sent != call.sent_key:
             # Recorded with another seed: of this run's call nothing is known.
+            if self.mode is Mode.AUTO and not store.may_replace(call.id):
+                raise CassetteAccessError(
+                    f"{store.path} has call {call.i} of {call.caller.scope} with another seed, from"
+                    " another run, which would lose it: record this run into its own file with "
+                    "--cassette"
+                )
             recorded = None
         call.recorded = recorded
         if recorded is None:

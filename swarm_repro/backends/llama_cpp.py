@@ -221,7 +221,9 @@ class LlamaCpp(DirectCalls):
         if refused:
             raise RequestError(f"{refused[0]} is a function and cannot be recorded; leave it out")
         # Without a name the answer would echo the absolute path of this machine's file.
-        arguments = {"model": self.name, **request.body}
+        # A member that is null means the default, as it does in the key.
+        given = {name: value for name, value in request.body.items() if value is not None}
+        arguments = {"model": self.name, **given}
         shared = self._model()
         with shared.lock:
             llama = shared.load()
@@ -229,6 +231,7 @@ class LlamaCpp(DirectCalls):
             llama.set_cache(None)
             start = time.monotonic()
             try:
+                _require_convertible(arguments.get("response_format"))
                 if isinstance(arguments.get("grammar"), str):
                     arguments["grammar"] = _grammar(str(arguments["grammar"]))
                 answer = getattr(llama, request.path)(**arguments)
@@ -249,6 +252,27 @@ class LlamaCpp(DirectCalls):
 
     def close(self) -> None:
         """Nothing to close: the model is shared; see ``unload_models``."""
+
+
+def _require_convertible(response_format: object) -> None:
+    """Refuse a schema that llama-cpp-python cannot turn into a grammar.
+
+    It would silently let any JSON pass instead.
+
+    Raises:
+        RequestError: The schema cannot be converted.
+    """
+    schema = response_format.get("schema") if isinstance(response_format, dict) else None
+    if schema is None:
+        return
+    from llama_cpp import LlamaGrammar
+
+    try:
+        LlamaGrammar.from_json_schema(encode_json(schema).decode(), verbose=False)
+    except Exception as error:  # its converter raises whatever it trips over
+        raise RequestError(
+            f"llama-cpp-python cannot constrain a reply to this schema: {error!r}"
+        ) from error
 
 
 def _grammar(source: str) -> LlamaGrammar:

@@ -17,7 +17,7 @@ from swarm_repro.backends.base import Bound, DirectCalls
 from swarm_repro.caller import own_traffic
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.completion import Completion
-from swarm_repro.environment import describe_environment, portable_flags
+from swarm_repro.environment import describe_environment
 from swarm_repro.errors import (
     BackendError,
     BackendResponseError,
@@ -52,7 +52,7 @@ class KnownServer(Protocol):
 
     @property
     def declared_overrides(self) -> tuple[str, ...]:
-        """Its flags that change what the model file means (mmproj, draft, RoPE and so on)."""
+        """Its flags that change what the model file means, as ``name=value``."""
 
     @property
     def variables(self) -> Mapping[str, str]:
@@ -178,7 +178,9 @@ class LlamaServer(DirectCalls):
                 if adapters:
                     content["lora"] = adapters
                 if started is not None and started.declared_overrides:
-                    content["overrides"] = portable_flags(started.declared_overrides)
+                    content["overrides"] = [
+                        _digest_value(flag) for flag in started.declared_overrides
+                    ]
                 return ModelIdentity(kind="gguf", content=content)
         stable = ("n_params", "size", "n_vocab", "n_embd", "n_ctx_train", "ftype")
         return ModelIdentity(
@@ -341,6 +343,13 @@ def _model_meta(listed: Mapping[str, object], name: str) -> Mapping[str, object]
     chosen = next((m for m in models if m.get("id") == name), models[0])
     meta = chosen.get("meta")
     return meta if isinstance(meta, dict) else {}
+
+
+def _digest_value(flag: str) -> str:
+    """A flag whose value, if it is a file, is given by digest: its name says nothing."""
+    name, _, value = flag.partition("=")
+    path = Path(value)
+    return f"{name}=sha256:{sha256_hex(path.read_bytes())}" if value and path.is_file() else flag
 
 
 def _digest_files(files: Sequence[Path]) -> str:

@@ -89,7 +89,7 @@ def read_part(path: Path) -> tuple[Cassette, int] | None:
     whole = data[: data.rfind(b"\n") + 1]
     if not whole:
         return None
-    return _Reader(path, whole).read(), len(whole)
+    return _Reader(path, whole, superseding=True).read(), len(whole)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -113,8 +113,9 @@ def read_bytes(path: Path) -> bytes:
 class _Reader:
     """One pass over the lines of a file."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: Path, data: bytes, *, superseding: bool = False) -> None:
         self._path = path
+        self._superseding = superseding
         self._data = data
         self._ids: list[CallId] = []
         self._envs: list[str] = []
@@ -207,7 +208,8 @@ class _Reader:
             raise LineError(f"an unknown record {kind!r}")
 
     def _add_call(self, cassette: Cassette, call: CallRecord) -> None:
-        if call.id in cassette.calls:
+        # Going on in another order records a call anew: in a .part the later one counts.
+        if call.id in cassette.calls and not self._superseding:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
         if call.model not in cassette.models:
             raise LineError(f"a call of model {call.model!r}, which is not in the file before it")

@@ -49,7 +49,12 @@ def open_for_replay(path: Path) -> CassetteStore:
 
 
 def open_for_recording(
-    path: Path, header: Header, *, keep: bool, discard_part: bool = False
+    path: Path,
+    header: Header,
+    *,
+    keep: bool,
+    discard_part: bool = False,
+    run_id: tuple[object, ...] | None = None,
 ) -> CassetteStore:
     """Open a cassette that calls will be added to.
 
@@ -58,6 +63,7 @@ def open_for_recording(
         header: How calls will be made.
         keep: Serve and keep what is recorded (``--auto``); else everything is recorded anew.
         discard_part: Throw away what an interrupted recording left.
+        run_id: The run that will be recorded (``RunRecord.id``), whose own calls may be replaced.
 
     Raises:
         CassetteAccessError: Another scenario's or other settings' cassette; an interrupted
@@ -88,7 +94,9 @@ def open_for_recording(
                 resumed, length = found
                 _require_same_experiment(resumed, header, settings=True)
     writer = PartWriter(part, header, resume=resumed, length=length)
-    return CassetteStore(path, base=base, resumed=resumed, header=header, writer=writer, keep=keep)
+    return CassetteStore(
+        path, base=base, resumed=resumed, header=header, writer=writer, run_id=run_id
+    )
 
 
 def _require_same_experiment(found: Cassette, header: Header, *, settings: bool) -> None:
@@ -119,7 +127,7 @@ class CassetteStore:
         resumed: Cassette | None = None,
         header: Header | None = None,
         writer: PartWriter | None = None,
-        keep: bool = False,
+        run_id: tuple[object, ...] | None = None,
     ) -> None:
         """See ``open_for_replay`` and ``open_for_recording``."""
         first = header or (base.header if base else None)
@@ -129,7 +137,7 @@ class CassetteStore:
         self.header = first
         self._base = base
         self._writer = writer
-        self._keep = keep
+        self._run_id = run_id
         self._fresh = resumed or Cassette(path=path, header=first)
 
     @property
@@ -159,6 +167,13 @@ class CassetteStore:
         if found is None and self._base is not None:
             found = self._base.calls.get(call_id)
         return found
+
+    def may_replace(self, call_id: CallId) -> bool:
+        """Whether nothing but an earlier recording of the present run would lose this call."""
+        if self._base is None or call_id not in self._base.calls:
+            return True
+        users = [run.id for run in self._base.runs if call_id in run.calls]
+        return users == [self._run_id]
 
     def completion_of(self, call: CallRecord) -> Completion:
         """A call's answer, its bytes checked.
@@ -198,12 +213,6 @@ class CassetteStore:
         known = self.binding(binding.name)
         if known is not None:
             require_same_model(known, binding)
-        older = self._base.calls.get(call.id) if self._base and self._keep else None
-        if older is not None and older.sent != call.sent:
-            raise CassetteAccessError(
-                f"{self.path} has this call with seed {older.sent_seed}, from another run seed: "
-                "record the other run into its own file with --cassette"
-            )
         self._writer.append(call, binding, environment)
         self._fresh.models[binding.name] = binding
         self._fresh.envs[environment.sha256] = environment

@@ -169,6 +169,7 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
             before is untouched.
     """
     temporary: str | None = None
+    path = path.resolve()  # a link stays one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

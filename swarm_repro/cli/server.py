@@ -59,6 +59,7 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="The llama-server to start [default: found on this machine].",
 )
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA_SERVER_FLAGS...]")
 def _start(
     model: Path,
     profile: str,
@@ -68,8 +69,12 @@ def _start(
     ctx_size: int,
     parallel: int,
     binary: Path | None,
+    extra: tuple[str, ...],
 ) -> None:
-    """Start a llama-server that goes on running, and wait until it is ready."""
+    """Start a llama-server that goes on running, and wait until it is ready.
+
+    Flags after -- go to llama-server as they are, such as --chat-template-file FILE.
+    """
     if parallel > 1:
         click.echo(_parallel_note(parallel, ctx_size, strict=get_profile(profile).strict), err=True)
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -86,6 +91,7 @@ def _start(
             n_ctx=ctx_size,
             parallel=parallel,
             binary=binary,
+            extra_flags=extra,
             on_wait=show,
         )
     if server.dropped_variables:

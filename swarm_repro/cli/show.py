@@ -32,14 +32,19 @@ def command(cassette: Path, call: str | None, as_json: bool) -> None:
     if call is None:
         _show_all(found, calls, as_json=as_json)
     else:
-        _show_one(cassette, _choose(calls, call, cassette), as_json=as_json)
+        number = _choose(calls, call, cassette)
+        _show_one(cassette, number, calls[number], as_json=as_json)
 
 
-def _choose(calls: Sequence[CallRecord], wanted: str, path: Path) -> CallRecord:
+def _choose(calls: Sequence[CallRecord], wanted: str, path: Path) -> int:
     if wanted.isdecimal() and int(wanted) < len(calls):
-        return calls[int(wanted)]
+        return int(wanted)
     prefix = wanted if wanted.startswith("sr1:") else f"sr1:{wanted}"
-    matching = [c for c in calls if c.asked.startswith(prefix) or c.sent.startswith(prefix)]
+    matching = [
+        number
+        for number, call in enumerate(calls)
+        if call.asked.startswith(prefix) or call.sent.startswith(prefix)
+    ]
     if not matching:
         raise UsageError(f"{path} has no call {wanted}; it has {len(calls)}, numbered from 0")
     if len(matching) > 1:
@@ -76,7 +81,7 @@ def _show_all(cassette: Cassette, calls: Sequence[CallRecord], *, as_json: bool)
         )
 
 
-def _show_one(path: Path, call: CallRecord, *, as_json: bool) -> None:
+def _show_one(path: Path, number: int, call: CallRecord, *, as_json: bool) -> None:
     try:
         body, completion = call.body, call.completion
     except LineError as error:
@@ -85,7 +90,7 @@ def _show_one(path: Path, call: CallRecord, *, as_json: bool) -> None:
         click.echo(
             encode_json(
                 {
-                    **_brief(0, call),
+                    **_brief(number, call),
                     "request": {"path": call.path, "body": body},
                     "response": completion.documents,
                 }

@@ -95,9 +95,17 @@ class StartedServer:
     def declared_overrides(self) -> tuple[str, ...]:
         """Its flags that change what the model file means: mmproj, LoRA, draft, RoPE and so on.
 
+        Each with its value, as ``name=value``.
+
         Empty says that there is none, since the process has no other flags than the recorded ones.
         """
-        return tuple(flag for flag in self.flags if flag.startswith(_OVERRIDING))
+        found: list[str] = []
+        for flag, following in zip(self.flags, (*self.flags[1:], "-"), strict=True):
+            if not flag.startswith(_OVERRIDING):
+                continue
+            has_value = "=" not in flag and not following.startswith("-")
+            found.append(f"{flag}={following}" if has_value else flag)
+        return tuple(found)
 
 
 def reachable_host(host: str) -> str:

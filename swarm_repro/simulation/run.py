@@ -282,7 +282,11 @@ def _open_store(plan: Plan, *, discard: bool) -> CassetteStore | None:
         return None
     if plan.mode.writes:
         return open_for_recording(
-            plan.cassette, plan.header, keep=plan.mode is Mode.AUTO, discard_part=discard
+            plan.cassette,
+            plan.header,
+            keep=plan.mode is Mode.AUTO,
+            discard_part=discard,
+            run_id=(plan.scenario.id, plan.seed, plan.epochs, plan.steps),
         )
     store = open_for_replay(plan.cassette)
     if store.header.scenario != plan.scenario.id:

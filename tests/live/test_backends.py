@@ -186,6 +186,18 @@ def test_in_process_a_call_without_a_seed_is_refused(model_path: Path) -> None:
     unload_models()
 
 
+def test_in_process_a_schema_that_cannot_be_kept_is_refused_and_not_ignored(
+    model_path: Path,
+) -> None:
+    if find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is not installed: pip install 'swarm-repro[llama_cpp]'")
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
+    response_format = {"type": "json_object", "schema": schema}
+    with pytest.raises(RequestError, match="cannot constrain"):
+        LlamaCpp(model_path, n_ctx=512).chat(MESSAGES, **SAMPLING, response_format=response_format)
+    unload_models()
+
+
 def test_the_server_shows_the_rendered_prompt(llama_server: StartedServer) -> None:
     from swarm_repro.request import Request
 

@@ -31,7 +31,8 @@ agents:
   - type: council
     council:
       members:
-        - {{member_id: one, llm: &llm {{provider: llama_cpp, {where}, max_tokens: 8, timeout: 300}}}}
+        - member_id: one
+          llm: &llm {{provider: llama_cpp, {where}, max_tokens: 8, timeout: 300}}
         - {{member_id: two, llm: *llm}}
       min_members_required: 1
       timeout_per_member: 600

@@ -122,7 +122,7 @@ def test_flags_that_change_the_model_are_declared(program: Path, tiny_gguf: Path
     with running_server(tiny_gguf, binary=program, extra_flags=extra) as server:
         found = find_started_server(server.port)
         assert found is not None
-        assert found.declared_overrides == ("--mmproj", "--rope-scale")
+        assert found.declared_overrides == ("--mmproj=p.gguf", "--rope-scale=2")
 
 
 def test_flags_in_disguise_are_kept_from_the_server_and_named(

@@ -334,6 +334,25 @@ def test_a_callers_progress_that_fails_does_not_free_a_recorded_calls_place(path
     assert [(call.i, call.n) for call in found[0].calls.values()] == [(0, 0), (1, 1)]
 
 
+def test_a_callers_progress_that_fails_on_a_hit_does_not_free_its_place(path: Path) -> None:
+    with recording(path) as session:
+        for _ in range(2):
+            ask(session, TinyModel())
+    store = open_for_replay(path)
+
+    def progress(call: PendingCall, _completion: Completion) -> None:
+        if call.i == 0:
+            raise ValueError("no terminal")
+
+    replay = Session(
+        mode=Mode.REPLAY, header=store.header, store=store, run_seed=7, on_call=progress
+    )
+    with pytest.raises(ValueError, match="terminal"):
+        ask(replay, TinyModel())
+    ask(replay, TinyModel())
+    assert sorted(call_id[2] for call_id in replay.ledger.used) == [0, 1]
+
+
 # --- Hiccups.
 
 

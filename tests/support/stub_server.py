@@ -1,7 +1,7 @@
 """A loopback server with llama-server's HTTP interface and faults on demand.
 
-For what a real llama-server cannot be made to do: answer 400 to the tenth call, die mid-body, take a
-fixed time. Everything that a real one can do is tested against a real one.
+For what a real llama-server cannot be made to do: answer 400 to the tenth call, die mid-body, take
+a fixed time. Everything that a real one can do is tested against a real one.
 """
 
 from __future__ import annotations
