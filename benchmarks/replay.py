@@ -96,10 +96,25 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
     import openai  # noqa: F401 - its import is not the simulation
 
     swarm: Any = _imported_swarm([])
+    _with_event_log(out / "events.jsonl")
     with answering(way, bodies), contextlib.redirect_stdout(io.StringIO()):
         before = cpu_s()
         assert swarm.cmd_run(swarm_arguments(scenario, out)) == 0
         return cpu_s() - before
+
+
+def _with_event_log(path: Path) -> None:
+    """Let SWARM write its event log, as it does under swarm_repro."""
+    loader = importlib.import_module("swarm.scenarios.loader")
+    load = loader.load_scenario
+
+    def load_scenario(scenario_path: Path) -> Any:
+        scenario = load(scenario_path)
+        scenario.orchestrator_config.log_path = path
+        scenario.orchestrator_config.log_events = True
+        return scenario
+
+    loader.load_scenario = load_scenario
 
 
 def _imported_swarm(start: list[float]) -> object:
