@@ -1,4 +1,7 @@
-"""Who is calling: a context variable that follows a call through tasks and executors."""
+"""Who is calling: a context variable, which follows a call into tasks and ``asyncio.to_thread``.
+
+A thread that is started without its caller's context begins in the scope ``main``.
+"""
 
 from __future__ import annotations
 

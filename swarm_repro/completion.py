@@ -102,7 +102,11 @@ class Completion:
                     prompt=_count(usage, "prompt_tokens"),
                     completion=_count(usage, "completion_tokens"),
                     total=_count(usage, "total_tokens"),
-                    cached=_count(details, "cached_tokens") if isinstance(details, dict) else None,
+                    cached=(
+                        _count(details, "cached_tokens")
+                        if isinstance(details, dict)
+                        else _count(document.get("timings"), "cache_n")
+                    ),
                 )
             if "tokens_predicted" in document:
                 prompt = _count(document, "tokens_evaluated")

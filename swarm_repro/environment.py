@@ -18,8 +18,12 @@ from swarm_repro.canonical import encode_canonical, sha256_hex
 _VARIABLES = ("GGML_", "LLAMA_", "OMP_")
 _LEFT_OUT = ("KEY", "TOKEN", "SECRET", "PASSWORD", "_HOST", "_PORT")
 #: Flags whose value names this machine or a secret, not a way of computing.
-_VALUE_DROPPED = frozenset({"--port", "--host", "--api-key", "--log-file", "--alias", "-a"})
-_VALUE_DROPPED_WHOLE = frozenset({"--api-key-file", "--ssl-key-file", "--ssl-cert-file"})
+_VALUE_DROPPED = frozenset(
+    {
+        *("--port", "--host", "--alias", "-a", "--log-file", "--api-key", "--api-key-file"),
+        *("--ssl-key-file", "--ssl-cert-file", "--hf-token", "-hft"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def portable_flags(flags: Sequence[str]) -> list[str]:
             drop_next = False
             continue
         name, _, value = flag.partition("=")
-        if name in _VALUE_DROPPED or name in _VALUE_DROPPED_WHOLE:
+        if name in _VALUE_DROPPED:
             drop_next = not value
             continue
         if value:

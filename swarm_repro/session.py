@@ -37,7 +37,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.miss import explain_miss, explain_unknown_model
 from swarm_repro.model import ModelBinding, require_same_model
-from swarm_repro.request import Request, content_seed, event_seed
+from swarm_repro.request import Endpoint, Request, content_seed, event_seed
 
 _T = TypeVar("_T")
 
@@ -224,7 +224,8 @@ class Session:
         self._version_notes = version_notes
         self._store = store
         self._scopes: dict[str, _Scope] = {}
-        self._bound: dict[str, Bound] = {}
+        self._bound: dict[tuple[str, str], Bound] = {}
+        self._unbound: dict[str, SwarmReproError] = {}
         self._tripped: SessionTripped | None = None
         self._cause: SwarmReproError | None = None
         self._lock = threading.RLock()
@@ -267,7 +268,8 @@ class Session:
         """
         with self._lock:
             self._raise_if_tripped()
-            bound = self._bound.get(name)
+            key = (name, backend.address if self.mode.calls_model else "")
+            bound = self._bound.get(key)
             if bound is not None:
                 return bound
             recorded = self._store.binding(name) if self._store else None
@@ -282,11 +284,72 @@ class Session:
                     bound = backend.identify(name)
                     if recorded is not None:
                         require_same_model(recorded, bound.binding, defaults=self.mode is Mode.AUTO)
+                    for (other, _), known in self._bound.items():
+                        if other == name:
+                            require_same_model(known.binding, bound.binding, defaults=True)
                 except SwarmReproError as error:
+                    self._unbound[name] = error
                     self._fail_session(error)
                     raise
-            self._bound[name] = bound
+            self._unbound.pop(name, None)
+            self._bound[key] = bound
             return bound
+
+    def call(
+        self,
+        backend: Backend,
+        *,
+        endpoint: Endpoint,
+        model: str,
+        path: str,
+        body: Mapping[str, object],
+        send: Callable[[Request], Completion] | None = None,
+        default_seed: int | None = None,
+    ) -> Completion:
+        """Answer a call as a program makes it: the one way in for backends and interceptors.
+
+        Args:
+            backend: Where it goes.
+            endpoint: The kind of call.
+            model: The model's name, as the program writes it.
+            path: URL path, or method in process.
+            body: The request's members.
+            send: Sends it over the program's own connection; the backend's own by default.
+            default_seed: Seed for a call that has none, if its caller has none either.
+
+        Raises:
+            ReplayMiss: In replay, the cassette does not hold it.
+            BackendError: The call failed; nothing was recorded.
+            SessionTripped: The session is over.
+        """
+        caller = current_caller()
+        bound = self.bind(model, backend)
+        seed = caller.seed if caller.seed is not None else default_seed
+        asked = dict(body)
+        if seed is not None and asked.get("seed") is None:
+            asked["seed"] = seed
+        asked.update(self.fields_for(backend.strict_fields()))
+        request = Request(
+            endpoint=endpoint, binding=bound.binding, path=path, body=asked, kind=caller.kind
+        )
+        return self.perform(request, send or backend.send, render=backend.render)
+
+    def reject(self, error: SwarmReproError) -> NoReturn:
+        """End a call that never became one, such as a body that is not JSON.
+
+        Args:
+            error: What is wrong with it.
+
+        Raises:
+            SessionTripped: Under ``run``.
+            SwarmReproError: The error itself, else.
+        """
+        with self._lock:
+            self._raise_if_tripped()
+            self._cause = self._cause or error
+            self._fail_session(error)
+            self._raise_if_tripped()
+            raise error
 
     def fields_for(self, strict_fields: Mapping[str, object]) -> dict[str, object]:
         """Fields that the scenario or cassette sets on the current caller's requests.
@@ -316,6 +379,7 @@ class Session:
             try:
                 return self._begin(request, caller)
             except SwarmReproError as error:
+                self._cause = self._cause or error
                 self._fail_session(error)
                 raise
 
@@ -375,9 +439,9 @@ class Session:
             # Recorded with another seed: of this run's call nothing is known.
             if self.mode is Mode.AUTO and not store.may_replace(call.id):
                 raise CassetteAccessError(
-                    f"{store.path} has call {call.i} of {call.caller.scope} with another seed, from"
-                    " another run, which would lose it: record this run into its own file with "
-                    "--cassette"
+                    f"{store.path} has this request of {call.caller.scope} as another call, or of "
+                    "another run, which would lose it: record into another file with --cassette, "
+                    "or all anew with --record"
                 )
             recorded = None
         call.recorded = recorded
@@ -444,8 +508,13 @@ class Session:
             return given
 
     def _record(self, call: PendingCall, completion: Completion, prompt_sha256: str | None) -> None:
-        bound = self._bound[call.sent.binding.name]
-        environment = _present(bound.environment)
+        binding = call.sent.binding
+        environment = next(
+            bound.environment
+            for bound in self._bound.values()
+            if bound.environment is not None
+            and (bound.binding is binding or bound.binding == binding)
+        )
         self._require_store().add(
             CallRecord.make(
                 request=call.sent,
@@ -460,7 +529,7 @@ class Session:
                 env=environment.sha256,
                 prompt_sha256=prompt_sha256,
             ),
-            bound.binding,
+            binding,
             environment,
         )
 
@@ -597,8 +666,7 @@ class Session:
     def _trip_miss(self, explanation: str) -> NoReturn:
         miss = ReplayMiss(explanation)
         self.ledger.misses.append(explanation)
-        if self.trips:
-            self._tripped = miss
+        self._tripped = miss
         raise miss
 
     def _fail_session(self, error: SwarmReproError, *, shown: str | None = None) -> None:
@@ -624,8 +692,9 @@ class Session:
         """What the ledger says, whatever surfaced."""
         if self._tripped is not None:
             return self._tripped.exit_code
-        if self._cause is not None:
-            return self._cause.exit_code
+        for error in (self._cause, *self._unbound.values()):
+            if error is not None:
+                return error.exit_code
         if self.ledger.misses:
             return ExitCode.MISS
         if self.ledger.failures:

@@ -30,6 +30,10 @@ class Bound:
 class Backend(Protocol):
     """Calls a real model, and says which one it is."""
 
+    @property
+    def address(self) -> str:
+        """What tells this backend from another one, within a session."""
+
     def identify(self, name: str) -> Bound:
         """Find out which model answers.
 
@@ -72,18 +76,14 @@ class Backend(Protocol):
 class Recorder(Protocol):
     """The part of a session that a backend used directly needs."""
 
-    def bind(self, name: str, backend: Backend) -> Bound:
-        """Find the model a name stands for."""
-
-    def fields_for(self, strict_fields: Mapping[str, object]) -> dict[str, object]:
-        """Fields that the cassette sets on the current caller's requests."""
-
-    def perform(
+    def call(
         self,
-        request: Request,
-        send: Callable[[Request], Completion],
+        backend: Backend,
         *,
-        render: Callable[[Request], Callable[[], str | None]] | None = None,
+        endpoint: Endpoint,
+        model: str,
+        path: str,
+        body: Mapping[str, object],
     ) -> Completion:
         """Answer a call from the cassette, or by calling the model."""
 
@@ -93,6 +93,11 @@ class DirectCalls(ABC):
 
     #: Path, or method in process, of each endpoint.
     paths: ClassVar[Mapping[Endpoint, str]]
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """See ``Backend``."""
 
     @abstractmethod
     def identify(self, name: str) -> Bound:
@@ -197,8 +202,4 @@ class DirectCalls(ABC):
             completion = self.send(Request(endpoint, bound.binding, path, body))
             require_completion(completion, url=path)
             return completion
-        bound = session.bind(model, self)
-        body.update(session.fields_for(self.strict_fields()))
-        return session.perform(
-            Request(endpoint, bound.binding, path, body), self.send, render=self.render
-        )
+        return session.call(self, endpoint=endpoint, model=model, path=path, body=body)

@@ -36,6 +36,8 @@ _REFUSED = frozenset(
 )
 #: Arguments of a call that are functions and so have no key.
 _REFUSED_FIELDS = frozenset({"logits_processor", "stopping_criteria"})
+#: Settings that change what the file means.
+_OVERRIDING = ("rope_", "yarn_")
 #: A chat format that is the template in the GGUF file.
 _FROM_FILE = "chat_template."
 
@@ -127,12 +129,19 @@ class LlamaCpp(DirectCalls):
             **{k: v for k, v in settings.items() if v is not None and k != "verbose"},
         }
 
+    @property
+    def address(self) -> str:
+        """A digest of file and settings: those that share it share the model."""
+        return sha256_hex(encode_canonical(self._loading))
+
+    @property
+    def _loading(self) -> dict[str, object]:
+        return {"model_path": str(self.model_path.resolve()), **self._settings}
+
     def _model(self) -> _Shared:
         """The shared model of this file and these settings."""
-        settings = {"model_path": str(self.model_path.resolve()), **self._settings}
-        key = sha256_hex(encode_canonical(settings))
         with _shared_lock:
-            return _shared.setdefault(key, _Shared(settings))
+            return _shared.setdefault(self.address, _Shared(self._loading))
 
     def identify(self, name: str | None = None) -> Bound:
         """Digest the file, load the model, and read its template and the library's defaults.
@@ -157,6 +166,11 @@ class LlamaCpp(DirectCalls):
                     "scale": self._settings.get("lora_scale", 1.0),
                 }
             ]
+        overrides = {
+            name: value for name, value in self._settings.items() if name.startswith(_OVERRIDING)
+        }
+        if overrides:
+            content["overrides"] = overrides
         shared = self._model()
         with shared.lock:
             llama = shared.load()
@@ -241,7 +255,7 @@ class LlamaCpp(DirectCalls):
         return Completion(
             status=200,
             content_type=IN_PROCESS,
-            body=encode_json(answer),
+            body=encode_json(_plain(answer)),
             duration_s=duration_s,
         )
 
@@ -252,6 +266,16 @@ class LlamaCpp(DirectCalls):
 
     def close(self) -> None:
         """Nothing to close: the model is shared; see ``unload_models``."""
+
+
+def _plain(value: object) -> object:
+    """An answer with Python's numbers where llama-cpp-python leaves numpy's, as in logprobs."""
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    item = getattr(value, "item", None)
+    return item() if callable(item) else value
 
 
 def _require_convertible(response_format: object) -> None:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: What a server cannot show over HTTP and only the one who started it knows.
 _HIDDEN = ("control_vectors", "draft", "kv_overrides", "mmproj", "rope_overrides")
 
+#: Limit of requests that compute nothing, in seconds.
+_SIDE_LIMIT_S = 10.0
+
 #: Fields of a probe's settings that are the probe's own, not the server's defaults.
 _PROBED = frozenset({"max_tokens", "n_predict", "n"})
 
@@ -86,18 +89,17 @@ class LlamaServer(DirectCalls):
         Raises:
             UsageError: The address is not http(s).
         """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                f"base_url {base_url!r} is no http(s) address; write http://localhost:8080/v1"
-            )
+        self._host, self._port = parse_address(base_url)
         self.root = base_url.rstrip("/").removesuffix("/v1")
-        self._host = parts.hostname
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._started = started
         self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def address(self) -> str:
+        """Its root URL."""
+        return self.root
 
     @cached_property
     def _client(self) -> OpenAI:
@@ -279,7 +281,16 @@ class LlamaServer(DirectCalls):
 
     def _render(self, body: Mapping[str, object]) -> str | None:
         """SHA-256 of the prompt; None where the server refuses to render the messages."""
-        answer = self._exchange("POST", "/apply-template", body)
+        for wait_s in (0.2, 1.0, None):
+            try:
+                answer = self._exchange("POST", "/apply-template", body, limit_s=_SIDE_LIMIT_S)
+            except BackendError:
+                if wait_s is None:
+                    raise
+            else:
+                if answer.status != 503 or wait_s is None:
+                    break
+            time.sleep(wait_s)
         if answer.status != 200:
             return None
         document = answer.documents[0]
@@ -287,7 +298,7 @@ class LlamaServer(DirectCalls):
         return text_sha256(prompt) if isinstance(prompt, str) else None
 
     def _get(self, path: str) -> dict[str, object]:
-        answer = self._exchange("GET", path, None)
+        answer = self._exchange("GET", path, None, limit_s=_SIDE_LIMIT_S)
         document = answer.documents[0] if answer.status == 200 else None
         if not isinstance(document, dict):
             raise BackendResponseError(
@@ -296,23 +307,35 @@ class LlamaServer(DirectCalls):
             )
         return document
 
-    def _exchange(self, method: str, path: str, body: Mapping[str, object] | None) -> Completion:
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        *,
+        limit_s: float | None = None,
+    ) -> Completion:
         """One HTTP exchange; any status is an answer."""
         import openai
 
         url = f"{self.root}{path}"
         response: Any
+        limit_s = limit_s or self._timeout_s
         start = time.monotonic()
         with own_traffic():
             try:
                 if method == "GET":
-                    response = self._client.get(url, cast_to=self._response_type)
+                    response = self._client.get(
+                        url, cast_to=self._response_type, options={"timeout": limit_s}
+                    )
                 else:
-                    response = self._client.post(url, cast_to=self._response_type, body=body)
+                    response = self._client.post(
+                        url, cast_to=self._response_type, body=body, options={"timeout": limit_s}
+                    )
             except openai.APIStatusError as error:
                 response = error.response
             except openai.APITimeoutError as error:
-                raise BackendError(f"{url} did not answer within {self._timeout_s:g} s") from error
+                raise BackendError(f"{url} did not answer within {limit_s:g} s") from error
             except openai.APIConnectionError as error:
                 raise BackendUnreachableError(
                     f"no connection to {url} ({error.__cause__ or error}); start a llama-server "
@@ -327,12 +350,30 @@ class LlamaServer(DirectCalls):
 
     def close(self) -> None:
         """Close connections and the helper thread."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
         if "_client" in self.__dict__:
             self._client.close()
             del self.__dict__["_client"]
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def parse_address(base_url: str) -> tuple[str, int]:
+    """Host and port of a server's address.
+
+    Raises:
+        UsageError: It is no http(s) address.
+    """
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise UsageError(f"base_url {base_url!r} is no address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"base_url {base_url!r} is no http(s) address; write http://localhost:8080/v1"
+        )
+    return parts.hostname, port
 
 
 def _model_meta(listed: Mapping[str, object], name: str) -> Mapping[str, object]:
@@ -346,10 +387,17 @@ def _model_meta(listed: Mapping[str, object], name: str) -> Mapping[str, object]
 
 
 def _digest_value(flag: str) -> str:
-    """A flag whose value, if it is a file, is given by digest: its name says nothing."""
-    name, _, value = flag.partition("=")
-    path = Path(value)
-    return f"{name}=sha256:{sha256_hex(path.read_bytes())}" if value and path.is_file() else flag
+    """A flag whose files, with or without ``:scale``, are given by digest: names say nothing."""
+    name, equals, value = flag.partition("=")
+    shown: list[str] = []
+    for item in value.split(","):
+        file, colon, scale = item.partition(":")
+        path = Path(file)
+        if file and path.is_file():
+            shown.append(f"sha256:{hash_file(path)}{colon}{scale}")
+        else:
+            shown.append(path.name + colon + scale)
+    return name + equals + ",".join(shown)
 
 
 def _digest_files(files: Sequence[Path]) -> str:

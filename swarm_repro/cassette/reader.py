@@ -39,6 +39,7 @@ class Cassette:
         calls: Call records by id, in file order.
         runs: Run records.
         witnesses: By environment: calls that it answered alike.
+        recording: In a ``.part``: the run that is being recorded (``RunRecord.id``), if any.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Cassette:
     calls: dict[CallId, CallRecord] = field(default_factory=dict)
     runs: list[RunRecord] = field(default_factory=list)
     witnesses: dict[str, frozenset[CallId]] = field(default_factory=dict)
+    recording: tuple[object, ...] | None = None
 
 
 def read_cassette(path: Path) -> Cassette:
@@ -132,7 +134,12 @@ class _Reader:
             try:
                 record = decode_line(line)
                 if cassette is None:
-                    cassette = Cassette(path=self._path, header=self._header(record))
+                    run = record.get("run")
+                    cassette = Cassette(
+                        path=self._path,
+                        header=self._header(record),
+                        recording=tuple(run) if isinstance(run, list) else None,
+                    )
                 elif record["record"] == "end":
                     self._end(record, offset)
                 else:
@@ -150,6 +157,11 @@ class _Reader:
         return cassette
 
     def _refuse_foreign(self) -> None:
+        if self._data.partition(b"\n")[0].endswith(b"\r"):
+            raise CassetteDamagedError(
+                self._path,
+                "the line ends were converted to Windows'; put '*.jsonl -text' into .gitattributes",
+            )
         if self._data.startswith(_LFS_POINTER):
             raise CassetteDamagedError(
                 self._path, "this is a Git LFS pointer, not the cassette; run: git lfs pull"

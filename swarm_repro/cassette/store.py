@@ -9,7 +9,7 @@ from pathlib import Path
 from swarm_repro.cassette.lines import LineError
 from swarm_repro.cassette.reader import Cassette, read_cassette, read_part
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
-from swarm_repro.cassette.writer import PartWriter, write_cassette
+from swarm_repro.cassette.writer import PartWriter, lock_part, write_cassette
 from swarm_repro.completion import Completion, same_but_volatile
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
@@ -80,11 +80,11 @@ def open_for_recording(
     length = 0
     if part.exists():
         if discard_part:
-            part.unlink()
+            _discard(part)
         else:
             found = read_part(part)
-            if found is None:
-                part.unlink()  # not even a header: nothing was recorded
+            if found is None or not found[0].calls:
+                _discard(part)  # nothing was recorded
             elif not keep:
                 raise CassetteAccessError(
                     f"{part} holds an interrupted recording: go on from it with --auto, "
@@ -92,11 +92,33 @@ def open_for_recording(
                 )
             else:
                 resumed, length = found
+                _require_same_run(resumed, run_id)
                 _require_same_experiment(resumed, header, settings=True)
-    writer = PartWriter(part, header, resume=resumed, length=length)
+    writer = PartWriter(part, header, resume=resumed, length=length, run=run_id)
     return CassetteStore(
         path, base=base, resumed=resumed, header=header, writer=writer, run_id=run_id
     )
+
+
+def _discard(part: Path) -> None:
+    """Throw away an interrupted recording, but not one that is going on.
+
+    Raises:
+        CassetteAccessError: Another process is recording it.
+    """
+    with part.open("rb") as file:
+        lock_part(file, part)
+        part.unlink()
+
+
+def _require_same_run(part: Cassette, run_id: tuple[object, ...] | None) -> None:
+    if part.recording is not None and run_id is not None and part.recording != run_id:
+        _, seed, epochs, steps = part.recording
+        raise CassetteAccessError(
+            f"{part.path} holds an interrupted recording of another run (seed {seed}, {epochs} "
+            f"epochs of {steps} steps): finish that one with --auto, or throw it away with "
+            "--record --discard"
+        )
 
 
 def _require_same_experiment(found: Cassette, header: Header, *, settings: bool) -> None:
@@ -146,7 +168,7 @@ class CassetteStore:
         return self._base
 
     def calls(self) -> Mapping[CallId, CallRecord]:
-        """All calls that can be served, new ones first."""
+        """All calls that can be served; of a call recorded twice the new recording."""
         return {**(self._base.calls if self._base else {}), **self._fresh.calls}
 
     def runs(self) -> list[RunRecord]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.reader import Cassette
@@ -20,7 +22,15 @@ from swarm_repro.model import ModelBinding
 class PartWriter:
     """Appends the records of a running recording; each call is synced before it counts as kept."""
 
-    def __init__(self, path: Path, header: Header, *, resume: Cassette | None, length: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        *,
+        resume: Cassette | None,
+        length: int,
+        run: tuple[object, ...] | None = None,
+    ) -> None:
         """Open a ``.part`` file.
 
         Args:
@@ -28,6 +38,7 @@ class PartWriter:
             header: First record of a new file.
             resume: What an interrupted recording left in it, or None to begin anew.
             length: Length of what is whole in it, in bytes.
+            run: The run that is recorded (``RunRecord.id``), noted in a new file.
 
         Raises:
             CassetteAccessError: It exists though nothing is resumed, or cannot be written.
@@ -40,8 +51,10 @@ class PartWriter:
             if resume is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if resume else "xb", buffering=0)
+            lock_part(self._file, path)
             if resume is None:
-                self._append([encode_line(header.to_json())])
+                first = header.to_json()
+                self._append([encode_line(first if run is None else {**first, "run": list(run)})])
             else:
                 # A torn last line is no record: the next one begins where it began.
                 self._file.truncate(length)
@@ -90,6 +103,20 @@ class PartWriter:
                 f"{self._path} cannot be written: {error.strerror or error}; "
                 "free some space and go on with --auto"
             ) from error
+
+
+def lock_part(file: IO[bytes], path: Path) -> None:
+    """Keep other recordings of the same cassette out until the file is closed.
+
+    Raises:
+        CassetteAccessError: Another process is recording it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CassetteAccessError(
+            f"another process is recording {path.name.removesuffix('.part')}; wait for its end"
+        ) from error
 
 
 def encode_model(binding: ModelBinding) -> bytes:

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = root.main(args=given, standalone_mode=False)
+        # Whoever gives arguments is a program of its own, not this command.
+        code = root.main(args=given, standalone_mode=False, obj=arguments is None)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)

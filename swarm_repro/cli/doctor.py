@@ -13,7 +13,7 @@ import click
 
 from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
-from swarm_repro.errors import BackendError, ExitCode, StrictModeError, UsageError
+from swarm_repro.errors import ExitCode, StrictModeError, SwarmReproError
 from swarm_repro.serving.binaries import find_llama_server
 from swarm_repro.serving.health import check_llama_server
 
@@ -102,7 +102,7 @@ def _backends() -> Iterator[Finding]:
         yield Finding("ok", "in process", f"llama-cpp-python {version}")
     try:
         binary = find_llama_server()
-    except (UsageError, BackendError) as error:
+    except SwarmReproError as error:
         yield Finding("missing", "llama-server program", "not found", str(error))
     else:
         yield Finding("ok", "llama-server program", binary.origin)
@@ -128,7 +128,7 @@ def _server(base_url: str) -> Iterator[Finding]:
     except StrictModeError as error:
         yield Finding("warning", "llama-server", f"at {base_url}", str(error))
         return
-    except BackendError as error:
+    except SwarmReproError as error:
         yield Finding("missing", "llama-server", f"at {base_url}", str(error))
         return
     finally:

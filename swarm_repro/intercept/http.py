@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
 
 from swarm_repro.backends.base import Backend
-from swarm_repro.caller import current_caller, is_own_traffic
+from swarm_repro.caller import is_own_traffic
 from swarm_repro.canonical import encode_json
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
     BackendError,
     BackendUnreachableError,
     RequestError,
+    SwarmReproError,
 )
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.session import Session
 
+_T = TypeVar("_T")
+
+#: Digits that may be more than 64 bits hold.
+_LONG_INTEGER = re.compile(rb"\d{19}")
 _LIBRARIES = ("httpx", "httpx2")
 _ENDPOINTS: Mapping[str, Endpoint] = {
     "/chat/completions": "chat",
@@ -69,6 +77,7 @@ def _patch(library: ModuleType, interceptor: _Interceptor) -> Callable[[], None]
     original_async_send = asynchronous.handle_async_request
     original_close, original_async_close = sync.close, asynchronous.aclose
     original_exit, original_async_exit = sync.__exit__, asynchronous.__aexit__
+    original_enter, original_async_enter = sync.__enter__, asynchronous.__aenter__
 
     def send(transport: Any, request: Any) -> Any:
         if is_own_traffic():
@@ -85,6 +94,7 @@ def _patch(library: ModuleType, interceptor: _Interceptor) -> Callable[[], None]
     if not interceptor.calls_model:
         # A TLS context costs some 30 ms, and SWARM makes a client for every call.
         sync.__init__ = asynchronous.__init__ = _no_init
+        sync.__enter__, asynchronous.__aenter__ = _no_enter, _no_aenter
         sync.close, sync.__exit__ = _no_close, _no_close
         asynchronous.aclose, asynchronous.__aexit__ = _no_aclose, _no_aclose
 
@@ -94,12 +104,23 @@ def _patch(library: ModuleType, interceptor: _Interceptor) -> Callable[[], None]
         asynchronous.handle_async_request = original_async_send
         sync.close, asynchronous.aclose = original_close, original_async_close
         sync.__exit__, asynchronous.__aexit__ = original_exit, original_async_exit
+        sync.__enter__, asynchronous.__aenter__ = original_enter, original_async_enter
 
     return restore
 
 
 def _no_init(*_args: object, **_kwargs: object) -> None:
     """Set nothing up: nothing will be sent."""
+
+
+def _no_enter(transport: _T) -> _T:
+    """Open nothing."""
+    return transport
+
+
+async def _no_aenter(transport: _T) -> _T:
+    """Open nothing."""
+    return transport
 
 
 def _no_close(*_args: object) -> None:
@@ -141,25 +162,20 @@ class _Interceptor:
                 f"the program asked for {http.method} {url.partition('?')[0]}, which is no chat or "
                 "completion call of an OpenAI-compatible server and cannot be replayed"
             )
-        body = _read_body(http)
-        backend = self._backends.get(root)
-        if backend is None:
-            backend = self._backends[root] = self._backend_for(root)
-        name = str(body.get("model", "default"))
-        bound = self.session.bind(name, backend)
-        caller = current_caller()
-        if caller.seed is not None and body.get("seed") is None:
-            body["seed"] = caller.seed
-        body.update(self.session.fields_for(backend.strict_fields()))
-        request = Request(
+        try:
+            body = _read_body(http)
+            backend = self._backends.get(root)
+            if backend is None:
+                backend = self._backends[root] = self._backend_for(root)
+        except SwarmReproError as error:
+            self.session.reject(error)
+        completion = self.session.call(
+            backend,
             endpoint=endpoint,
-            binding=bound.binding,
+            model=str(body.get("model", "default")),
             path=urlsplit(url).path,
             body=body,
-            kind=caller.kind,
-        )
-        completion = self.session.perform(
-            request, lambda sent: _forward(library, http, sent, forward), render=backend.render
+            send=lambda sent: _forward(library, http, sent, forward),
         )
         return library.Response(
             completion.status,
@@ -180,13 +196,29 @@ def _route(method: str, url: str) -> tuple[Endpoint | None, str]:
 
 
 def _read_body(http: Any) -> dict[str, Any]:
+    data = http.read()
+    if _LONG_INTEGER.search(data):
+        _require_64_bits(data, http.url)
     try:
-        body = orjson.loads(http.read())
+        body = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the request to {http.url} is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise RequestError(f"the request to {http.url} is not a JSON object")
     return body
+
+
+def _require_64_bits(data: bytes, url: object) -> None:
+    """Refuse integers that orjson would turn into floats: another request would go out."""
+
+    def check(digits: str) -> int:
+        value = int(digits)
+        if not -(2**63) <= value < 2**64:
+            raise RequestError(f"the request to {url} has the integer {digits}: beyond 64 bits")
+        return value
+
+    with contextlib.suppress(json.JSONDecodeError):  # the next reader says what is wrong
+        json.loads(data, parse_int=check)
 
 
 def _forward(

@@ -9,8 +9,8 @@ from types import ModuleType
 import orjson
 
 from swarm_repro.backends.llama_cpp import LlamaCpp
-from swarm_repro.caller import current_caller
-from swarm_repro.request import Endpoint, Request, normalise_seed
+from swarm_repro.errors import SwarmReproError
+from swarm_repro.request import Endpoint, normalise_seed
 from swarm_repro.session import Session
 
 
@@ -55,8 +55,11 @@ class InterceptedLlama:
             **settings: Other context settings.
         """
         del verbose
-        self._seed = normalise_seed(seed)
-        self._backend = LlamaCpp(model_path, n_ctx=n_ctx, **settings)  # type: ignore[arg-type]
+        try:
+            self._seed = normalise_seed(seed)
+            self._backend = LlamaCpp(model_path, n_ctx=n_ctx, **settings)  # type: ignore[arg-type]
+        except SwarmReproError as error:
+            self._session.reject(error)
 
     def create_chat_completion(
         self, messages: Sequence[Mapping[str, object]], **fields: object
@@ -72,18 +75,12 @@ class InterceptedLlama:
     __call__ = create_completion
 
     def _ask(self, endpoint: Endpoint, body: dict[str, object]) -> object:
-        caller = current_caller()
-        bound = self._session.bind(self._backend.name, self._backend)
-        seed = caller.seed if caller.seed is not None else self._seed
-        if seed is not None and body.get("seed") is None:
-            body["seed"] = seed
-        body.update(self._session.fields_for(self._backend.strict_fields()))
-        request = Request(
+        completion = self._session.call(
+            self._backend,
             endpoint=endpoint,
-            binding=bound.binding,
+            model=self._backend.name,
             path=LlamaCpp.paths[endpoint],
             body=body,
-            kind=caller.kind,
+            default_seed=self._seed,
         )
-        completion = self._session.perform(request, self._backend.send, render=self._backend.render)
         return orjson.loads(completion.body)

@@ -1,4 +1,4 @@
-"""No network in replay: a socket that wants to connect ends the run."""
+"""No network in replay: a look-up, a connection or a datagram ends the run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swarm_repro.session import Session
+
+#: Audit events that reach for the network, and which argument says where to.
+_REFUSED = {
+    "socket.connect": 1,
+    "socket.sendto": 1,
+    "socket.sendmsg": 1,
+    "socket.getaddrinfo": 0,
+    "socket.gethostbyname": 0,
+}
+_LOOKUPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
 
 _guarded: list[Session] = []
 _hooked = False
@@ -32,8 +42,11 @@ def refuse_network(session: Session) -> Iterator[None]:
 
 
 def _audit(event: str, args: tuple[object, ...]) -> None:
-    if event != "socket.connect" or not _guarded:
+    if event not in _REFUSED or not _guarded:
         return
-    address = args[1]
-    if isinstance(address, tuple):
-        _guarded[-1].refuse(f"a replay must not touch the network, but {address[0]} was connected")
+    target = args[_REFUSED[event]]
+    if isinstance(target, tuple):
+        target = target[0]
+    elif event not in _LOOKUPS:
+        return  # a socket of this machine's own, such as a pair
+    _guarded[-1].refuse(f"a replay must not touch the network, but something asked for {target}")

@@ -103,7 +103,8 @@ class StartedServer:
         for flag, following in zip(self.flags, (*self.flags[1:], "-"), strict=True):
             if not flag.startswith(_OVERRIDING):
                 continue
-            has_value = "=" not in flag and not following.startswith("-")
+            is_flag = following.startswith("-") and not following[1:2].isdigit()
+            has_value = "=" not in flag and not is_flag
             found.append(f"{flag}={following}" if has_value else flag)
         return tuple(found)
 

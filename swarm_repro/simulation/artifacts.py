@@ -42,22 +42,25 @@ class ArtifactVerdict:
         return not self.differing
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, scenario_id: str) -> None:
     """Remove what an earlier run wrote to a folder: SWARM appends to its event log."""
-    for path in _artifact_paths(folder):
+    for path in _artifact_paths(folder, scenario_id):
         path.unlink()
     (folder / SESSION).unlink(missing_ok=True)
 
 
-def digest_artifacts(folder: Path, *, known: Mapping[str, Artifact]) -> dict[str, Artifact]:
+def digest_artifacts(
+    folder: Path, scenario_id: str, *, known: Mapping[str, Artifact]
+) -> dict[str, Artifact]:
     """Digests of the artifacts in a folder, by file name.
 
     Args:
         folder: Where a run wrote them.
+        scenario_id: It names the CSV files.
         known: Digests of an earlier run: the same bytes need not be rounded again.
     """
     found: dict[str, Artifact] = {}
-    for path in _artifact_paths(folder):
+    for path in _artifact_paths(folder, scenario_id):
         data = path.read_bytes()
         digest = sha256_hex(data)
         before = known.get(path.name)
@@ -69,13 +72,11 @@ def digest_artifacts(folder: Path, *, known: Mapping[str, Artifact]) -> dict[str
     return found
 
 
-def _artifact_paths(folder: Path) -> list[Path]:
-    names = {HISTORY, EVENTS, PROMPTS}
-    return sorted(
-        path
-        for path in folder.glob("*")
-        if path.is_file() and (path.name in names or path.suffix == ".csv")
-    )
+def _artifact_paths(folder: Path, scenario_id: str) -> list[Path]:
+    """Files that SWARM wrote, and none of the user's own beside them."""
+    tables = (f"{scenario_id}_epochs.csv", f"{scenario_id}_agents.csv")
+    paths = (folder / name for name in sorted((HISTORY, EVENTS, PROMPTS, *tables)))
+    return [path for path in paths if path.is_file()]
 
 
 def round_numbers(data: bytes) -> bytes:

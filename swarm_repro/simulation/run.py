@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import io
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -136,6 +137,7 @@ class Outcome:
         verdict: How the artifacts compare with the recorded ones, where they were compared.
         report: What SWARM printed.
         duration_s: Wall-clock duration.
+        unplayed: Recorded calls that the run did not ask for.
     """
 
     plan: Plan
@@ -147,6 +149,7 @@ class Outcome:
     verdict: artifacts.ArtifactVerdict | None = None
     report: str = ""
     duration_s: float = 0.0
+    unplayed: int = 0
 
 
 def make_plan(options: RunOptions) -> Plan:
@@ -180,6 +183,8 @@ def make_plan(options: RunOptions) -> Plan:
         mode = Mode.REPLAY
     if options.update_artifacts and mode is not Mode.REPLAY:
         raise UsageError("--update-artifacts goes with --replay")
+    if options.discard and not mode.writes:
+        raise UsageError("--discard goes with --record or --auto")
     return Plan(
         scenario=scenario,
         mode=mode,
@@ -219,6 +224,7 @@ def run_scenario(
     Raises:
         SwarmReproError: Bad input, a backend that is not there, a damaged cassette. What fails
             after the simulation has begun is in the outcome.
+        ReplayMiss: The scenario's ``repro:`` settings are not those of the cassette.
     """
     plan = plan or make_plan(options)
     if plan.mode.calls_model:
@@ -241,10 +247,11 @@ def run_scenario(
     start = time.monotonic()
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
-        artifacts.clear(plan.out)
+        artifacts.clear(plan.out, plan.scenario.id)
         outcome.report = _simulate(plan, session, hooks)
         fresh = _run_record(plan, session, hooks, recorded_run)
         _judge(outcome, store, recorded_run, fresh, update=options.update_artifacts)
+        _judge_criteria(outcome)
     except SessionTripped as stop:
         outcome.exit_code = stop.exit_code
         outcome.messages.append(str(stop))
@@ -401,7 +408,7 @@ def _run_record(
         versions=_versions(),
         calls=frozenset(session.ledger.used),
         artifacts=artifacts.digest_artifacts(
-            plan.out, known=recorded.artifacts if recorded else {}
+            plan.out, plan.scenario.id, known=recorded.artifacts if recorded else {}
         ),
         metrics=tuple(_plain(epoch.to_dict()) for epoch in history),
     )
@@ -414,7 +421,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     item = getattr(value, "item", None)
-    return item() if callable(item) else value
+    number = item() if callable(item) else value
+    # JSON has no NaN and no infinities; a metric that is one is shown as text.
+    return repr(number) if isinstance(number, float) and not math.isfinite(number) else number
 
 
 @lru_cache(maxsize=1)
@@ -484,7 +493,7 @@ def _judge(
         return
     expected = recorded.calls if recorded else frozenset(store.calls())
     missing = session.unplayed(expected)
-    if missing and plan.mode is Mode.REPLAY:
+    if missing:
         first = store.find(missing[0])
         where = f"call {first.i} of {first.scope}" if first else str(missing[0])
         if first is not None and first.at is not None:
@@ -492,6 +501,7 @@ def _judge(
         outcome.messages.append(
             f"{len(missing)} of {len(expected)} recorded calls were not played, first {where}"
         )
+        outcome.unplayed = len(missing)
         outcome.exit_code = ExitCode.MISS
         return
     if recorded is None or recorded.id != fresh.id:
@@ -509,6 +519,16 @@ def _judge(
     outcome.messages += list(outcome.verdict.metrics)
 
 
+def _judge_criteria(outcome: Outcome) -> None:
+    """A failed success criterion of the scenario, which SWARM only prints, fails the run."""
+    failed = [
+        line.strip() for line in outcome.report.splitlines() if line.strip().startswith("[FAIL]")
+    ]
+    if failed and outcome.exit_code is ExitCode.OK:
+        outcome.exit_code = ExitCode.DIFFERENCE
+    outcome.messages += [f"success criterion {line}" for line in failed]
+
+
 def _write_session(outcome: Outcome) -> None:
     """Write what differs from run to run by nature."""
     ledger, plan = outcome.session.ledger, outcome.plan
@@ -521,7 +541,8 @@ def _write_session(outcome: Outcome) -> None:
         "exit_code": int(outcome.exit_code),
         "hits": ledger.hits,
         "called": ledger.called,
-        "misses": int(outcome.exit_code is ExitCode.MISS),
+        "misses": len(ledger.misses),
+        "unplayed": outcome.unplayed,
         "failures": [str(failure) for failure in ledger.failures.values()],
         "messages": outcome.messages,
         "usage": {

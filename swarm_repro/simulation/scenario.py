@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from swarm_repro.backends.llama_server import parse_address
 from swarm_repro.canonical import encode_json, sha256_hex
 from swarm_repro.cassette.records import SEED_POLICIES, RequestRule, SeedPolicy
-from swarm_repro.errors import RequestError, ScenarioError
+from swarm_repro.errors import RequestError, ScenarioError, UsageError
 from swarm_repro.request import normalise_seed
 
 PROVIDER = "llama_cpp"
@@ -32,14 +33,12 @@ class LLMBlock:
 
     Attributes:
         where: Its place in the file, for messages.
-        model: The name sent to the server.
         base_url: Where the server is; None in process.
         model_path: The GGUF file in process; None over HTTP.
         seed: The caller's seed (``seed`` or ``llama_seed``), or None.
     """
 
     where: str
-    model: str
     base_url: str | None
     model_path: str | None
     seed: int | None
@@ -57,7 +56,6 @@ class Scenario:
         epochs: Number of epochs in the file.
         steps: Steps per epoch in the file.
         llms: Its model-backed agents and council members, one entry a block.
-        n_agents: Number of agents that call a model each step.
         cassette: Path of the cassette relative to the working directory, if the file names one.
         seed_policy: How calls without a seed get one.
         strict: Whether strict mode is on.
@@ -71,7 +69,6 @@ class Scenario:
     epochs: int
     steps: int
     llms: tuple[LLMBlock, ...]
-    n_agents: int
     cassette: Path | None
     seed_policy: SeedPolicy
     strict: bool
@@ -92,7 +89,7 @@ def load_scenario(path: Path) -> Scenario:
         raise ScenarioError(f"there is no scenario at {path}") from error
     except OSError as error:
         raise ScenarioError(f"scenario {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         first = str(error).replace("\n", " ")
         raise ScenarioError(f"scenario {path} is not YAML: {first}") from error
     if not isinstance(document, dict):
@@ -111,9 +108,6 @@ def load_scenario(path: Path) -> Scenario:
             epochs=_count(simulation.get("n_epochs", 10), "simulation.n_epochs"),
             steps=_count(simulation.get("steps_per_epoch", 10), "simulation.steps_per_epoch"),
             llms=tuple(_llm_blocks(agents)),
-            n_agents=sum(
-                int(agent.get("count", 1)) for agent in agents if agent.get("type") == "llm"
-            ),
             cassette=Path(str(repro["cassette"])) if repro.get("cassette") else None,
             seed_policy=_seed_policy(repro.get("seed_policy", "event")),
             strict=_boolean(repro.get("strict", False)),
@@ -127,6 +121,7 @@ def _llm_blocks(agents: list[object]) -> Iterator[LLMBlock]:
     for number, agent in enumerate(agents):
         place = f"agents[{number}]"
         spec = _mapping(agent, place)
+        _count(spec.get("count", 1), f"{place}.count")
         if spec.get("type") == "llm":
             yield _llm_block(spec.get("llm"), f"{place}.llm")
         elif spec.get("type") == "council":
@@ -152,11 +147,12 @@ def _llm_block(value: object, where: str) -> LLMBlock:
     if model_path is not None and ".." in str(model_path).replace("\\", "/").split("/"):
         raise ScenarioError(f"{where}: model_path must not climb with '..': {model_path}")
     base_url = str(block.get("base_url") or DEFAULT_BASE_URL)
-    if not base_url.startswith(("http://", "https://")):
-        raise ScenarioError(f"{where}: base_url {base_url!r} is no http(s) address")
+    try:
+        parse_address(base_url)
+    except UsageError as error:
+        raise ScenarioError(f"{where}: {error}") from error
     return LLMBlock(
         where=where,
-        model=str(block.get("model", "default")),
         base_url=None if model_path else base_url,
         model_path=str(model_path) if model_path else None,
         seed=caller_seed(block, where),

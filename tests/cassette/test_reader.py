@@ -168,7 +168,7 @@ Damaged = (CassetteDamagedError, 5)
         ),
         (lambda path, whole: path.write_bytes(whole + b"\n"), Damaged, "after the end"),
         (lambda path, whole: path.write_bytes(whole + whole), Damaged, "after the end"),
-        (lambda path, whole: path.write_bytes(whole.replace(b"\n", b"\r\n")), Damaged, "checksum"),
+        (lambda path, whole: path.write_bytes(whole.replace(b"\n", b"\r\n")), Damaged, "line ends"),
         (lambda path, whole: path.write_bytes(b"\x00" * 500), Damaged, "checksum"),
         (lambda path, whole: path.write_bytes(b"[]\n"), Damaged, "checksum"),
         (lambda path, whole: path.write_bytes(b"\xef\xbb\xbf" + whole), Damaged, "checksum"),

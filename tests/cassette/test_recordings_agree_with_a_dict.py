@@ -98,7 +98,7 @@ class Recordings(RuleBasedStateMachine):
     @precondition(lambda self: self.running is None)
     @rule(run=st.sampled_from([1, 2]), discard=st.booleans())
     def record(self, run: int, discard: bool) -> None:
-        if self.part is not None and not discard:
+        if self.part and not discard:
             with pytest.raises(CassetteAccessError, match="--auto"):
                 open_for_recording(self.path, self.header, keep=False)
             return
@@ -154,6 +154,10 @@ class Recordings(RuleBasedStateMachine):
             with pytest.raises(ReplayMiss):
                 ask(running.session, self.model, prompt, who=who)
             assert len(self.model.sent) == before
+            with pytest.raises(ReplayMiss):  # tripped: nothing is served any more
+                ask(running.session, self.model, prompt, who=who)
+            running.store.close()
+            self.running = None
             return
         answer = ask(running.session, self.model, prompt, who=who)
         if known is not None:
@@ -175,11 +179,13 @@ class Recordings(RuleBasedStateMachine):
     def failing_call(self, who: str, prompt: str, status: int) -> None:
         running = self.running
         assert running is not None
-        if self._known(running, (who, prompt, running.made[who, prompt]), running.ordinal[who]):
+        call = (who, prompt, running.made[who, prompt])
+        if self._known(running, call, running.ordinal[who]):
             return
+        refused = running.mode is Mode.AUTO and call in self.kept
         self.model.trouble = lambda _number: Completion(status, "application/json", b"{}")
         try:
-            with pytest.raises(BackendResponseError):
+            with pytest.raises(CassetteAccessError if refused else BackendResponseError):
                 ask(running.session, self.model, prompt, who=who)
         finally:
             self.model.trouble = lambda _number: None

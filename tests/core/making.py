@@ -114,6 +114,10 @@ class TinyModel:
     numbers: Iterator[int] = field(default_factory=count)
     strict_error: Exception | None = None
 
+    @property
+    def address(self) -> str:
+        return "tiny"
+
     def identify(self, name: str) -> Bound:
         assert name == self.binding.name
         return Bound(self.binding, self.environment)

@@ -133,8 +133,8 @@ def one_byte_changed(data: bytes) -> bytes:
 def newer(data: bytes) -> bytes:
     from swarm_repro.cassette.lines import decode_line, encode_line
 
-    first, _, rest = data.partition(b"\n")
-    return encode_line({**decode_line(first), "format": 2}) + rest
+    first, end, rest = data.partition(b"\n")
+    return encode_line({**decode_line(first + end), "format": 2}) + rest
 
 
 @pytest.mark.parametrize(
