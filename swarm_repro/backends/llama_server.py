@@ -284,8 +284,8 @@ class LlamaServer(DirectCalls):
         for wait_s in (0.2, 1.0, None):
             try:
                 answer = self._exchange("POST", "/apply-template", body, limit_s=_SIDE_LIMIT_S)
-            except BackendError:
-                if wait_s is None:
+            except BackendError as error:
+                if wait_s is None or not error.transient:
                     raise
             else:
                 if answer.status != 503 or wait_s is None:

@@ -30,6 +30,9 @@ def scenario_with(more: str) -> str:
         (SIMULATION + "agents: [{type: llm, llm: {provider: openai}}]\n", "not recorded by this"),
         (SIMULATION + "agents: [{type: wizard}]\n", "Unknown agent type"),
         (scenario_with("base_url: 'ftp://localhost/v1'"), "is no http(s) address"),
+        (scenario_with("base_url: 'http://localhost:99999'"), "is no address: Port out of range"),
+        (SIMULATION + "agents: [{type: llm, count: many}]\n", "count must be a positive"),
+        ("agents: [{type: honest, d: 2025-13-45}]\n", "is not YAML"),
         (scenario_with("seed: 1, llama_seed: 2"), "seed 1 and llama_seed 2 differ"),
         (scenario_with("seed: 4294967296"), "is no seed"),
         (scenario_with("seed: -5"), "is no seed"),
@@ -54,7 +57,7 @@ def test_a_scenario_that_cannot_be_run(tmp_path: Path, text: str, shown: str) ->
     (tmp_path / "s.yaml").write_text(text)
     with running_stub(port=0) as stub:
         text = text.replace("model: stub,", f"model: stub, base_url: '{stub.base_url}',")
-        if "base_url" not in shown and "http(s)" not in shown:
+        if "address" not in shown:
             (tmp_path / "s.yaml").write_text(text)
         result = swarm_repro("run", "s.yaml", "--live", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
@@ -100,6 +103,53 @@ def test_a_seed_out_of_range(tmp_path: Path, seed: str) -> None:
     result = swarm_repro("run", "s.yaml", "--seed", seed, "--live", cwd=tmp_path)
     assert result.returncode == 2
     assert "out of range" in result.stderr
+
+
+def test_two_models_of_one_name_are_an_error_that_lists_both(tmp_path: Path) -> None:
+    with running_stub() as one, running_stub(template="other {{ messages }}") as two:
+        (tmp_path / "s.yaml").write_text(
+            SIMULATION
+            + "agents:\n"
+            + "".join(
+                "  - {type: llm, llm: {provider: llama_cpp, model: twin, "
+                f"base_url: '{stub.base_url}'}}}}\n"
+                for stub in (one, two)
+            )
+        )
+        result = swarm_repro("run", "s.yaml", "--record", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "two models are called 'twin'" in result.stderr
+    assert result.stderr.count("template ") == 2
+
+
+def test_files_of_the_user_in_the_out_folder_are_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "my_results.csv").write_text("mine")
+    (out / "events.jsonl").write_text("an earlier run's")
+    with running_stub() as stub:
+        (tmp_path / "s.yaml").write_text(scenario_with(f"base_url: '{stub.base_url}'"))
+        result = swarm_repro("run", "s.yaml", "--live", "--out", out, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (out / "my_results.csv").read_text() == "mine"
+    assert "an earlier run's" not in (out / "events.jsonl").read_text()
+
+
+def test_a_failed_success_criterion_is_exit_code_1(tmp_path: Path) -> None:
+    with running_stub() as stub:
+        text = scenario_with(f"base_url: '{stub.base_url}'")
+        (tmp_path / "s.yaml").write_text(text + "success_criteria: {min_epochs: 99}\n")
+        result = swarm_repro("run", "s.yaml", "--live", "--out", "o", cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert "success criterion [FAIL] Epochs: 1 >= 99" in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["--replay", "--live", "--verify"])
+def test_discard_without_a_recording_is_refused(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "s.yaml").write_text(scenario_with("max_tokens: 9"))
+    result = swarm_repro("run", "s.yaml", mode, "--discard", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--discard goes with --record or --auto" in result.stderr
 
 
 def test_no_mode_and_no_cassette_shows_the_record_command(tmp_path: Path) -> None:

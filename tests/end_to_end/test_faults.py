@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,42 @@ def test_a_failing_call_ends_the_recording_with_4_and_auto_goes_on_from_what_was
     assert replayed.returncode == 0, replayed.stderr
     assert "artifacts identical" in replayed.stdout
     assert artifact_bytes(tmp_path / "again") == artifact_bytes(tmp_path / "out")
+
+
+def test_a_server_that_hangs_on_every_route_does_not_keep_the_command(tmp_path: Path) -> None:
+    with running_stub() as stub:
+        scenario = write_scenario(tmp_path, stub, timeout_s=1)
+        stub.fault = lambda n: "hang" if n >= 2 else None
+        start = time.monotonic()
+        failed = swarm_repro("run", scenario, "--record", "--out", "o", cwd=tmp_path)
+        assert failed.returncode == 4, failed.stderr
+        # The client's own second, the limit of side requests, and the interpreter's end.
+        assert time.monotonic() - start < 25
+
+
+def test_a_second_recording_of_the_same_cassette_is_refused(tmp_path: Path) -> None:
+    with running_stub(delay_s=0.3) as stub:
+        scenario = write_scenario(tmp_path, stub)
+        part = tmp_path / "cassettes" / "faults.seed7.jsonl.part"
+        first = subprocess.Popen(
+            [sys.executable, "-m", "swarm_repro", "run", str(scenario), "--record", "--out", "a"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            limit = time.monotonic() + 60
+            while not (part.exists() and b'"record":"call"' in part.read_bytes()):
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            for mode in (("--auto",), ("--record", "--discard")):
+                second = swarm_repro("run", scenario, *mode, "--out", "b", cwd=tmp_path)
+                assert second.returncode == 2, second.stderr
+                assert "another process is recording faults.seed7.jsonl" in second.stderr
+        finally:
+            out, err = first.communicate(timeout=60)
+        assert first.returncode == 0, (out, err)
+    assert len(read_cassette(tmp_path / "cassettes" / "faults.seed7.jsonl").calls) == CALLS
 
 
 def test_a_failed_recording_leaves_the_old_cassette_untouched(tmp_path: Path) -> None:

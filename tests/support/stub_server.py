@@ -95,6 +95,11 @@ def running_stub(**settings: Any) -> Iterator[StubServer]:
         thread.join()
 
 
+def stub_hangs(fault: Fault) -> bool:
+    """A server that hangs does so on every route."""
+    return fault == "hang"
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_stub: StubServer
     protocol_version = "HTTP/1.1"
@@ -135,6 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/apply-template":
+            if stub_hangs(self.server_stub.fault(len(self.server_stub.chats))):
+                self.server_stub.hung.wait(60)
+                self.close_connection = True
+                return
             self._json({"prompt": json.dumps(json.loads(body)["messages"])})
             return
         document = json.loads(body)
