@@ -21,7 +21,7 @@ LAYERS: list[list[set[str]]] = [
     [{"errors", "canonical", "sampling"}],
     [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
     [{"cassette"}, {"backends"}, {"serving"}],
-    [{"miss", "session"}],
+    [{"ledger", "miss", "session"}],
     [{"intercept"}],
     [{"simulation"}],
     [{"cli", "__main__"}],

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from swarm_repro.completion import Completion
-from swarm_repro.session import PendingCall
+from swarm_repro.ledger import PendingCall
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -44,9 +44,10 @@ from swarm_repro.errors import (
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import llama_cpp_module
 from swarm_repro.intercept.network import refuse_network
+from swarm_repro.ledger import PendingCall
 from swarm_repro.serving.health import require_llama_server
 from swarm_repro.serving.state import find_started_server
-from swarm_repro.session import Mode, PendingCall, Session
+from swarm_repro.session import Mode, Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop

@@ -26,8 +26,9 @@ from swarm_repro.errors import (
     StrictModeError,
     UsageError,
 )
+from swarm_repro.ledger import PendingCall
 from swarm_repro.request import Request, content_seed, event_seed
-from swarm_repro.session import Mode, PendingCall, Session
+from swarm_repro.session import Mode, Session
 from tests.core.making import (
     HEADER,
     TinyModel,

@@ -1,0 +1,135 @@
+"""What a session keeps of its calls: their places, and what became of them."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from swarm_repro.caller import Caller
+from swarm_repro.cassette.records import At, CallId, CallRecord
+from swarm_repro.completion import Completion
+from swarm_repro.request import Request
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that failed.
+
+    Attributes:
+        scope: Who called.
+        i: Ordinal in the scope.
+        why: One line.
+    """
+
+    scope: str
+    i: int
+    why: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"call {self.i} of {self.scope}: {self.why}"
+
+
+@dataclass
+class Ledger:
+    """What happened, whatever the simulation made of it.
+
+    Attributes:
+        used: Calls that were replayed or recorded, in order.
+        hits: How many came from the cassette.
+        called: How many went to the model and succeeded.
+        failures: Calls that failed and never succeeded after, by id.
+        misses: Calls and models that the cassette does not hold, explained.
+        differences: Calls whose answer was not the recorded one (``--verify``).
+        usage: Calls and token counts by scope.
+    """
+
+    used: dict[CallId, None] = field(default_factory=dict)
+    hits: int = 0
+    called: int = 0
+    failures: dict[CallId, Failure] = field(default_factory=dict)
+    misses: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    usage: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count(self, scope: str, completion: Completion) -> None:
+        """Add a completion's tokens to its scope."""
+        usage = completion.usage
+        counter = self.usage.setdefault(scope, Counter())
+        counter["calls"] += 1
+        counter["prompt_tokens"] += usage.prompt or 0
+        counter["completion_tokens"] += usage.completion or 0
+
+
+@dataclass
+class ScopeCounter:
+    """What is counted within one scope.
+
+    Attributes:
+        next_i: Ordinal of its next call.
+        in_flight: Calls that wait for their answer.
+        repeats: How many repeat numbers of an asked key were handed out.
+        released: Repeat numbers that failed calls gave back.
+    """
+
+    next_i: int = 0
+    in_flight: int = 0
+    repeats: Counter[str] = field(default_factory=Counter)
+    released: dict[str, list[int]] = field(default_factory=dict)
+
+    def take(self, asked: str) -> int:
+        """The lowest repeat number of this key that is free."""
+        released = self.released.get(asked)
+        if released:
+            return heapq.heappop(released)
+        self.repeats[asked] += 1
+        return self.repeats[asked] - 1
+
+    def release(self, asked: str, n: int) -> None:
+        """Give a repeat number back: the client's retry takes it again."""
+        heapq.heappush(self.released.setdefault(asked, []), n)
+
+
+@dataclass
+class PendingCall:
+    """A call that has its place, and either its answer or a request to send.
+
+    Attributes:
+        request: As asked.
+        caller: Who calls.
+        i: Ordinal in the scope.
+        n: Repeat of the asked key in the scope.
+        at: Epoch and step.
+        asked: Asked key.
+        seed: The seed that goes out, or None.
+        sent_key: Key with that seed.
+        recorded: The recorded call, or None.
+        answer: What to give back without calling, or None.
+        open: Whether it still waits for its answer.
+    """
+
+    request: Request
+    caller: Caller
+    i: int
+    n: int
+    at: At | None
+    asked: str
+    seed: int | None
+    sent_key: str
+    recorded: CallRecord | None = None
+    answer: Completion | None = None
+    open: bool = True
+
+    @property
+    def id(self) -> CallId:
+        """What the call is stored and found by."""
+        return (self.caller.scope, self.asked, self.n)
+
+    @cached_property
+    def sent(self) -> Request:
+        """The request as it goes out, with its seed."""
+        if self.seed is None or self.seed == self.request.seed:
+            return self.request
+        return self.request.with_seed(self.seed)
