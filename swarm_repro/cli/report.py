@@ -49,11 +49,6 @@ def _summary(outcome: Outcome) -> list[str]:
         )
     if outcome.verdict is not None and outcome.verdict.identical:
         lines.append("artifacts identical")
-        if outcome.verdict.rounded:
-            lines.append(
-                "  (to 12 significant digits, under another Python: "
-                f"{', '.join(outcome.verdict.rounded)})"
-            )
     return lines
 
 

@@ -509,6 +509,11 @@ def _judge(
         outcome.notes.append("the cassette has no artifacts of this run to compare with")
         return
     outcome.verdict = artifacts.judge(recorded, fresh)
+    if outcome.verdict.rounded:
+        outcome.notes.append(
+            "recorded under another Python; the same to 12 significant digits: "
+            + ", ".join(outcome.verdict.rounded)
+        )
     if outcome.verdict.identical:
         return
     if update:

@@ -94,7 +94,8 @@ def test_a_failing_call_ends_the_recording_with_4_and_auto_goes_on_from_what_was
 def test_a_server_that_hangs_on_every_route_does_not_keep_the_command(tmp_path: Path) -> None:
     with running_stub() as stub:
         scenario = write_scenario(tmp_path, stub, timeout_s=1)
-        stub.fault = lambda n: "hang" if n >= 2 else None
+        stub.fault = lambda _n: "hang"
+        stub.hangs_everywhere = True
         start = time.monotonic()
         failed = swarm_repro("run", scenario, "--record", "--out", "o", cwd=tmp_path)
         assert failed.returncode == 4, failed.stderr

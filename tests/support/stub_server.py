@@ -49,6 +49,8 @@ class StubServer:
         cached_tokens: What it reports as prompt tokens taken from a cache.
         slots: What it reports as number of slots.
         template: Its chat template.
+        loading: How many times it still says that it is loading.
+        hangs_everywhere: Whether it does not render prompts any more either.
         chats: Bodies of the chat calls, in the order of their arrival.
     """
 
@@ -60,6 +62,7 @@ class StubServer:
     slots: int = 1
     template: str = "{{ messages }}"
     loading: int = 0
+    hangs_everywhere: bool = False
     chats: list[bytes] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     hung: threading.Event = field(default_factory=threading.Event)
@@ -93,11 +96,6 @@ def running_stub(**settings: Any) -> Iterator[StubServer]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def stub_hangs(fault: Fault) -> bool:
-    """A server that hangs does so on every route."""
-    return fault == "hang"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/apply-template":
-            if stub_hangs(self.server_stub.fault(len(self.server_stub.chats))):
+            if self.server_stub.hangs_everywhere:
                 self.server_stub.hung.wait(60)
                 self.close_connection = True
                 return
