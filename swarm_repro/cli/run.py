@@ -26,6 +26,11 @@ from swarm_repro.session import Mode
 @click.option("--steps", type=int, help="Steps per epoch; the scenario's if not given.")
 @click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
 @click.option("--update-artifacts", is_flag=True, help="Accept artifacts that differ.")
+@click.option(
+    "--check-model",
+    type=click.Path(path_type=Path),
+    help="Fail unless this GGUF file is the recorded model; a replay needs none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     scenario: Path,
@@ -37,6 +42,7 @@ def command(
     steps: int | None,
     discard: bool,
     update_artifacts: bool,
+    check_model: Path | None,
     as_json: bool,
 ) -> int:
     """Run unmodified SWARM on a SCENARIO file.
@@ -56,6 +62,7 @@ def command(
         steps=steps,
         discard=discard,
         update_artifacts=update_artifacts,
+        check_model=check_model,
     )
     plan = make_plan(options)
     with RunProgress(plan) as progress:

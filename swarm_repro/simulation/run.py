@@ -34,6 +34,7 @@ from swarm_repro.completion import Completion
 from swarm_repro.difference import differences
 from swarm_repro.errors import (
     CassetteAccessError,
+    DifferenceError,
     ExitCode,
     ReplayMiss,
     ScenarioError,
@@ -54,7 +55,7 @@ from swarm_repro.simulation.event_loop import in_place_event_loop
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.scenario import Scenario, load_scenario
 from swarm_repro.simulation.taming import tamed
-from swarm_repro.weights import require_gguf
+from swarm_repro.weights import hash_file, require_gguf
 
 _PACKAGE = "swarm"
 #: Distributions whose version can change the prompts.
@@ -77,6 +78,7 @@ class RunOptions:
         steps: Steps per epoch; None takes the scenario's.
         discard: Throw away an interrupted recording.
         update_artifacts: Accept artifacts that differ from the recorded ones.
+        check_model: A GGUF file that must be one the cassette was recorded with.
     """
 
     scenario: Path
@@ -88,6 +90,7 @@ class RunOptions:
     steps: int | None = None
     discard: bool = False
     update_artifacts: bool = False
+    check_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,8 @@ def run_scenario(
     if plan.mode.calls_model:
         _require_backends(plan.scenario, on_wait)
     store = _open_store(plan, discard=options.discard)
+    if options.check_model is not None:
+        _check_model(options.check_model, plan, store)
     hooks = SwarmHooks(event_log=plan.out.resolve() / artifacts.EVENTS)
     recorded_run = _recorded_run(plan, store)
     session = Session(
@@ -310,6 +315,23 @@ def _open_store(plan: Plan, *, discard: bool) -> CassetteStore | None:
             f"{found[0]}; record it anew with --record"
         )
     return store
+
+
+def _check_model(path: Path, plan: Plan, store: CassetteStore | None) -> None:
+    """Compare a model file that is there with those the cassette was recorded with.
+
+    Raises:
+        DifferenceError: It is none of them.
+        ModelFileError: It is missing or not GGUF.
+    """
+    digest = hash_file(path)
+    bindings = [store.binding(name) for name in store.model_names()] if store else []
+    known = [binding.identity for binding in bindings if binding is not None]
+    if known and not any(digest in str(identity.content.get("files")) for identity in known):
+        raise DifferenceError(
+            f"{path} has SHA-256 {digest}; {plan.cassette} was recorded with "
+            + ", ".join(identity.label for identity in known)
+        )
 
 
 def _recorded_run(plan: Plan, store: CassetteStore | None) -> RunRecord | None:

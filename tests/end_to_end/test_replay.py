@@ -269,6 +269,18 @@ def test_a_replay_that_connects_a_socket_is_refused(project: Path) -> None:
     assert "must not touch the network" in refused.stderr
 
 
+def test_a_model_file_that_is_there_can_be_compared(project: Path) -> None:
+    other = project / "other.gguf"
+    other.write_bytes(b"GGUF, but of another model")
+    arguments = ("run", "scenarios/demo.yaml", "--seed", 42, "--replay", "--check-model")
+    differs = swarm_repro(*arguments, other, cwd=project)
+    assert differs.returncode == 1
+    assert "was recorded with gguf b179c9523d0e" in differs.stderr
+    missing = swarm_repro(*arguments, "no.gguf", cwd=project)
+    assert missing.returncode == 2
+    assert "there is no model at no.gguf" in missing.stderr
+
+
 def test_the_demo_needs_nothing_but_the_package(tmp_path: Path) -> None:
     result = swarm_repro("demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
