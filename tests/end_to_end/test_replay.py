@@ -169,7 +169,7 @@ def test_an_edited_metric_is_named_and_can_be_accepted(project: Path) -> None:
     assert changed.returncode == 1, changed.stderr
     assert "events.jsonl is not what was recorded" in changed.stderr
     assert "toxicity_rate: recorded" in changed.stderr
-    assert "history.json" not in changed.stderr, "the export does not use the edited method"
+    assert "history.json is not what was recorded" not in changed.stderr, "it is not edited"
     session = json.loads((project / "out" / "session.json").read_text())
     assert session["misses"] == 0
     assert session["hits"] >= 40
