@@ -140,7 +140,7 @@ class Completion:
         Volatile fields (ids, dates, timings, the echoed model name) are left out.
         """
         try:
-            stable = [_stable(document) for document in self.documents]
+            stable = [stable_document(document) for document in self.documents]
             return sha256_hex(encode_canonical([self.status, self.is_stream, stable]))
         except (orjson.JSONDecodeError, RequestError):
             return self.sha256  # not JSON, or nested too deeply to tell its members apart
@@ -198,13 +198,16 @@ def _count(container: object, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _stable(value: object) -> object:
-    """A document without volatile members, and without the ids of its tool calls."""
+def stable_document(value: object) -> object:
+    """A document without volatile members, and without the ids of its tool calls.
+
+    Volatile are ids, dates, timings, the fingerprint and the echoed model name.
+    """
     if not isinstance(value, dict):
         return value
     kept = {name: member for name, member in value.items() if name not in _VOLATILE}
     if isinstance(kept.get("__verbose"), dict):
-        kept["__verbose"] = _stable(kept["__verbose"])
+        kept["__verbose"] = stable_document(kept["__verbose"])
     if isinstance(kept.get("choices"), list):
         kept["choices"] = [_stable_choice(choice) for choice in kept["choices"]]
     return kept

@@ -18,12 +18,13 @@ PACKAGE = Path(swarm_repro.__file__).parent
 #: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
 #: one layer know nothing of each other. Source: docs/explanation/architecture.md.
 LAYERS: list[list[set[str]]] = [
-    [{"errors", "canonical", "sampling"}],
+    [{"errors", "canonical", "sampling", "printable"}],
     [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
     [{"cassette"}, {"backends"}, {"serving"}],
     [{"ledger", "miss", "session"}],
     [{"intercept"}],
-    [{"simulation"}],
+    [{"simulation"}, {"compare"}],
+    [{"audit"}, {"reporting"}, {"export"}, {"project"}],
     [{"cli", "__main__"}],
 ]
 #: Beside the layers: the root holds the version and the public names, which it loads lazily.

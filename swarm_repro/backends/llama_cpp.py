@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from swarm_repro import sampling
 from swarm_repro.backends.base import Bound, DirectCalls
@@ -53,19 +54,55 @@ class _Shared:
     def load(self) -> Llama:
         """Load the model, once."""
         if self.llama is None:
-            try:
-                from llama_cpp import Llama
-            except ImportError as error:
-                raise UsageError(
-                    "llama-cpp-python is not installed; run: pip install 'swarm-repro[llama_cpp]'"
-                ) from error
-            try:
-                self.llama = Llama(**self.settings, verbose=False)
-            except ValueError as error:
-                raise BackendError(
-                    f"llama.cpp cannot load {self.settings['model_path']}: {error}"
-                ) from error
+            self.llama = _load(self.settings)
         return self.llama
+
+
+def _load(settings: Mapping[str, Any]) -> Llama:
+    """Load a model.
+
+    Raises:
+        UsageError: llama-cpp-python is not installed.
+        BackendError: llama.cpp cannot load the file.
+    """
+    try:
+        from llama_cpp import Llama
+    except ImportError as error:
+        raise UsageError(
+            "llama-cpp-python is not installed; run: pip install 'swarm-repro[llama_cpp]'"
+        ) from error
+    try:
+        return Llama(**settings, verbose=False)
+    except ValueError as error:
+        raise BackendError(f"llama.cpp cannot load {settings['model_path']}: {error}") from error
+
+
+def load_tokenizer(model_path: Path) -> Callable[[str], list[str]]:
+    """A function that splits a text into a model's tokens; only its vocabulary is loaded.
+
+    Args:
+        model_path: The GGUF file.
+
+    Raises:
+        ModelFileError: Missing, a folder, or not GGUF.
+        UsageError: llama-cpp-python is not installed.
+        BackendError: llama.cpp cannot load the file.
+    """
+    require_gguf(model_path)
+    llama = _load({"model_path": str(model_path), "vocab_only": True})
+
+    def tokenize(text: str) -> list[str]:
+        pieces: list[str] = []
+        waiting = b""
+        for token in llama.tokenize(text.encode("utf-8"), add_bos=False, special=False):
+            waiting += llama.detokenize([token])
+            # A character can be several tokens: they are one piece.
+            with contextlib.suppress(UnicodeDecodeError):
+                pieces.append(waiting.decode("utf-8"))
+                waiting = b""
+        return pieces
+
+    return tokenize
 
 
 _shared: dict[str, _Shared] = {}

@@ -24,6 +24,9 @@ _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
 _CHECKSUM_BYTES = len(b',"crc32":"00000000"}\n')
 _REFERENCE = "$text"
 _MARK = b'$text"'
+_ESCAPED_MARK = b'$$text"'
+_REFERENCE_START = b'{"$text":'
+_ENCODED_REFERENCE = re.compile(rb'\{"\$text":"([^"\\]*)"\}')
 _ESCAPED = re.compile(r"\$+text\Z")
 _EVENT = "data: "
 _EVENT_END = "\n\n"
@@ -94,19 +97,42 @@ def resolve(value: object, texts: Mapping[str, str]) -> object:
     Raises:
         LineError: A reference to a text that is not there.
     """
+    encoded = encode_json(value)
+    resolved = _resolve_encoded(encoded, value, texts)
+    return value if resolved is encoded else orjson.loads(resolved)
+
+
+def _resolve_encoded(encoded: bytes, value: object, texts: Mapping[str, str]) -> bytes:
+    """JSON of a value with its texts put back; the same object if it refers to none."""
+    if _MARK not in encoded:
+        return encoded
+    if _ESCAPED_MARK not in encoded:
+        # Inside a JSON string a quotation mark is escaped: what looks like a reference is one.
+        resolved, count = _ENCODED_REFERENCE.subn(
+            lambda found: encode_json(_text(found.group(1).decode(), texts)), encoded
+        )
+        if count == encoded.count(_REFERENCE_START):
+            return resolved
+    return encode_json(_resolve_members(value, texts))
+
+
+def _text(digest: object, texts: Mapping[str, str]) -> str:
+    if not isinstance(digest, str) or digest not in texts:
+        raise LineError(f"refers to text {digest}, which is not in the file before it")
+    return texts[digest]
+
+
+def _resolve_members(value: object, texts: Mapping[str, str]) -> object:
     if isinstance(value, dict):
         if len(value) == 1:
             (name,) = value
             if name == _REFERENCE:
-                digest = value[name]
-                if not isinstance(digest, str) or digest not in texts:
-                    raise LineError(f"refers to text {digest}, which is not in the file before it")
-                return texts[digest]
+                return _text(value[name], texts)
             if _ESCAPED.match(name):
-                return {name[1:]: resolve(value[name], texts)}
-        return {name: resolve(member, texts) for name, member in value.items()}
+                return {name[1:]: _resolve_members(value[name], texts)}
+        return {name: _resolve_members(member, texts) for name, member in value.items()}
     if isinstance(value, list):
-        return [resolve(item, texts) for item in value]
+        return [_resolve_members(item, texts) for item in value]
     return value
 
 
@@ -191,9 +217,7 @@ def decode_response(
 
 def _decode_body(stored: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     if "json" in stored:
-        encoded = encode_json(stored["json"])
-        # Most answers are short: only those with references need a second look.
-        return encode_json(resolve(stored["json"], texts)) if _MARK in encoded else encoded
+        return _resolve_encoded(encode_json(stored["json"]), stored["json"], texts)
     if "text" in stored:
         return str(resolve(stored["text"], texts)).encode("utf-8")
     if "events" in stored:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from swarm_repro.canonical import sha256_hex, text_sha256
+from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette.lines import LineError, decode_line
 from swarm_repro.cassette.records import (
     FORMAT,
@@ -63,13 +67,10 @@ def read_cassette(path: Path) -> Cassette:
         CassetteAccessError: Missing, a folder, unreadable, or of a newer format.
         CassetteDamagedError: Empty, torn, or changed after it was written.
     """
-    data = read_bytes(path)
-    reader = _Reader(path, data)
-    cassette = reader.read()
-    if not reader.ended:
-        raise CassetteDamagedError(
-            path, "the end record is missing: the file was cut off; restore it from version control"
-        )
+    with open_cassette(path) as file:
+        reader = RecordReader(path)
+        cassette = reader.read(file)
+    reader.require_end()
     return cassette
 
 
@@ -87,15 +88,17 @@ def read_part(path: Path) -> tuple[Cassette, int] | None:
         CassetteAccessError: Unreadable, or of a newer format.
         CassetteDamagedError: Damage before the last line.
     """
-    data = read_bytes(path)
+    with open_cassette(path) as file:
+        data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
     if not whole:
         return None
-    return _Reader(path, whole, superseding=True).read(), len(whole)
+    return RecordReader(path, superseding=True).read(io.BytesIO(whole)), len(whole)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes.
+@contextlib.contextmanager
+def open_cassette(path: Path) -> Iterator[BinaryIO]:
+    """Open a cassette's bytes for reading.
 
     Raises:
         CassetteAccessError: Missing, a folder, or unreadable.
@@ -103,7 +106,8 @@ def read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise CassetteAccessError(f"{path} is a folder; name a cassette file in it")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError as error:
         raise CassetteAccessError(
             f"there is no cassette at {path}; record one with --record"
@@ -112,88 +116,105 @@ def read_bytes(path: Path) -> bytes:
         raise CassetteAccessError(f"{path} cannot be read: {error.strerror}") from error
 
 
-class _Reader:
-    """One pass over the lines of a file."""
+class RecordReader:
+    """One pass over the lines of a file, each checked before it is believed."""
 
-    def __init__(self, path: Path, data: bytes, *, superseding: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, superseding: bool = False) -> None:
+        """Make a reader.
+
+        Args:
+            path: The file, for messages.
+            superseding: Whether a call may be recorded twice, as in a ``.part``.
+        """
+        self.path = path
         self._superseding = superseding
-        self._data = data
         self._ids: list[CallId] = []
         self._envs: list[str] = []
+        self._digest = hashlib.sha256()
         self._count = 0
-        self.ended = False
+        self._ended = False
 
-    def read(self) -> Cassette:
-        self._refuse_foreign()
+    def read(self, lines: Iterable[bytes]) -> Cassette:
+        """Read all records.
+
+        Args:
+            lines: The file's lines, line feeds included.
+
+        Raises:
+            CassetteAccessError: A format this version does not know.
+            CassetteDamagedError: Empty, or changed after it was written.
+        """
         cassette: Cassette | None = None
         offset = 0
-        for number, line in enumerate(self._data.splitlines(keepends=True), start=1):
-            if self.ended:
-                raise CassetteDamagedError(self._path, "records after the end record", line=number)
+        for number, line in enumerate(lines, start=1):
+            if self._ended:
+                raise CassetteDamagedError(self.path, "records after the end record", line=number)
             try:
                 record = decode_line(line)
                 if cassette is None:
-                    run = record.get("run")
-                    cassette = Cassette(
-                        path=self._path,
-                        header=self._header(record),
-                        recording=tuple(run) if isinstance(run, list) else None,
-                    )
+                    cassette = self._begin(record)
                 elif record["record"] == "end":
-                    self._end(record, offset)
+                    self._end(record)
                 else:
-                    self._add(cassette, record)
+                    self._add(cassette, record, offset, len(line))
             except (LineError, RequestError) as error:
-                raise CassetteDamagedError(self._path, str(error), line=number) from error
+                why = _foreign(line) or str(error)
+                raise CassetteDamagedError(self.path, why, line=number) from error
             except (KeyError, TypeError) as error:
                 raise CassetteDamagedError(
-                    self._path, f"a record's member is missing or wrong: {error!r}", line=number
+                    self.path, f"a record's member is missing or wrong: {error!r}", line=number
                 ) from error
+            self._digest.update(line)
             self._count += 1
             offset += len(line)
         if cassette is None:
-            raise CassetteDamagedError(self._path, "the file is empty")
+            raise CassetteDamagedError(self.path, "the file is empty")
         return cassette
 
-    def _refuse_foreign(self) -> None:
-        if self._data.partition(b"\n")[0].endswith(b"\r"):
+    def require_end(self) -> None:
+        """Refuse a file that was cut off.
+
+        Raises:
+            CassetteDamagedError: There was no end record.
+        """
+        if not self._ended:
             raise CassetteDamagedError(
-                self._path,
-                "the line ends were converted to Windows'; put '*.jsonl -text' into .gitattributes",
+                self.path,
+                "the end record is missing: the file was cut off; restore it from version control",
             )
-        if self._data.startswith(_LFS_POINTER):
-            raise CassetteDamagedError(
-                self._path, "this is a Git LFS pointer, not the cassette; run: git lfs pull"
-            )
-        for mark in _CONFLICT_MARKS:
-            if self._data.startswith(mark) or b"\n" + mark in self._data:
-                raise CassetteDamagedError(
-                    self._path,
-                    "git conflict markers; keep one side whole (git checkout --ours or --theirs)",
-                )
+
+    def _begin(self, record: Mapping[str, object]) -> Cassette:
+        run = record.get("run")
+        return Cassette(
+            path=self.path,
+            header=self._header(record),
+            recording=tuple(run) if isinstance(run, list) else None,
+        )
 
     def _header(self, record: Mapping[str, object]) -> Header:
         if record["record"] != "cassette":
             raise LineError("the file does not begin with a cassette header")
         if record.get("format") != FORMAT or record.get("key") != KEY_VERSION:
             raise CassetteAccessError(
-                f"{self._path} has format {record.get('format')} with keys {record.get('key')}; "
+                f"{self.path} has format {record.get('format')} with keys {record.get('key')}; "
                 f"this version reads format {FORMAT} with {KEY_VERSION}: upgrade swarm-repro"
             )
         return Header.from_json(record)
 
-    def _add(self, cassette: Cassette, record: dict[str, object]) -> None:
+    def _add(self, cassette: Cassette, record: dict[str, object], offset: int, length: int) -> None:
         kind = record["record"]
         if kind == "text":
             text = record["text"]
             if not isinstance(text, str):
                 raise LineError("a text that is no string")
-            cassette.texts[text_sha256(text)] = text
+            self.keep_text(cassette, text, offset, length)
         elif kind == "call":
-            self._add_call(
-                cassette, CallRecord.from_json(record, texts=cassette.texts, envs=self._envs)
-            )
+            call = CallRecord.from_json(record, texts=cassette.texts, envs=self._envs)
+            if call.model not in cassette.models:
+                raise LineError(
+                    f"a call of model {call.model!r}, which is not in the file before it"
+                )
+            self.keep_call(cassette, call, offset, length)
         elif kind == "model":
             binding = ModelBinding.from_json(record)
             if binding.name in cassette.models:
@@ -211,7 +232,7 @@ class _Reader:
             cassette.envs[environment.sha256] = environment
             self._envs.append(environment.sha256)
         elif kind == "run":
-            cassette.runs.append(RunRecord.from_json(record, self._ids))
+            self.keep_run(cassette, record)
         elif kind == "witness":
             cassette.witnesses[env_at(self._envs, record["env"])] = from_ranges(
                 record["calls"], self._ids
@@ -219,18 +240,53 @@ class _Reader:
         else:
             raise LineError(f"an unknown record {kind!r}")
 
-    def _add_call(self, cassette: Cassette, call: CallRecord) -> None:
+    def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
+        """Take a text record.
+
+        Args:
+            cassette: What was read so far.
+            text: The text.
+            offset: Where its line begins in the file, in bytes.
+            length: Of its line, in bytes.
+        """
+        del offset, length
+        cassette.texts[text_sha256(text)] = text
+
+    def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
+        """Take a call record; arguments as for ``keep_text``.
+
+        Raises:
+            LineError: The call is in the file already.
+        """
+        del offset, length
         # Going on in another order records a call anew: in a .part the later one counts.
         if call.id in cassette.calls and not self._superseding:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
-        if call.model not in cassette.models:
-            raise LineError(f"a call of model {call.model!r}, which is not in the file before it")
         cassette.calls[call.id] = call
         self._ids.append(call.id)
 
-    def _end(self, record: Mapping[str, object], offset: int) -> None:
+    def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
+        """Take a run record.
+
+        Raises:
+            LineError: It cannot be read.
+        """
+        cassette.runs.append(RunRecord.from_json(record, self._ids))
+
+    def _end(self, record: Mapping[str, object]) -> None:
         if record["records"] != self._count:
             raise LineError(f"{self._count} records where {record['records']} were written")
-        if record["sha256"] != sha256_hex(self._data[:offset]):
+        if record["sha256"] != self._digest.hexdigest():
             raise LineError("the file does not have the recorded SHA-256")
-        self.ended = True
+        self._ended = True
+
+
+def _foreign(line: bytes) -> str | None:
+    """What a line is that is no record, where that can be told."""
+    if line.endswith(b"\r\n"):
+        return "the line ends were converted to Windows'; put '*.jsonl -text' into .gitattributes"
+    if line.startswith(_LFS_POINTER):
+        return "this is a Git LFS pointer, not the cassette; run: git lfs pull"
+    if line.startswith(_CONFLICT_MARKS):
+        return "git conflict markers; keep one side whole (git checkout --ours or --theirs)"
+    return None

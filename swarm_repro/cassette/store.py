@@ -338,3 +338,41 @@ class CassetteStore:
             raise RuntimeError("there is no cassette to update")
         runs = [old for old in self._base.runs if old.id != run.id]
         write_cassette(replace(self._base, runs=[*runs, run]), self.path)
+
+    def add_witness(self, environment: Environment, calls: Iterable[CallId]) -> None:
+        """Note that another environment gave calls their recorded answers: rewrite the file.
+
+        Calls that the environment is a witness of already stay so; nothing else changes.
+
+        Args:
+            environment: Where the answers were given.
+            calls: The calls, all of them recorded elsewhere.
+
+        Raises:
+            CassetteAccessError: A call that is not in the file as it was read, or was recorded in
+                this very environment; the file could not be written.
+            CassetteDamagedError: The file is damaged.
+        """
+        if self._base is None:
+            raise RuntimeError("there is no cassette to add a witness to")
+        seen = set(calls)
+        # Asking takes long: what somebody else wrote meanwhile is kept, or refused.
+        current = read_cassette(self.path)
+        for scope, asked, n in sorted(seen):
+            call = current.calls.get((scope, asked, n))
+            where = f"repeat {n} of {asked[:16]}… in {scope}"
+            if call is None or call != self._base.calls.get(call.id):
+                raise CassetteAccessError(
+                    f"{self.path} has no such call, or another one by now ({where}); "
+                    "verify it again"
+                )
+            if call.env == environment.sha256:
+                raise CassetteAccessError(
+                    f"{self.path} was recorded in this environment, which is no witness of its own "
+                    f"call ({where})"
+                )
+        if seen:
+            known = current.witnesses.get(environment.sha256, frozenset())
+            current.envs[environment.sha256] = environment
+            current.witnesses[environment.sha256] = known | seen
+            write_cassette(current, self.path)

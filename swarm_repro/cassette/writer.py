@@ -140,7 +140,8 @@ def canonical_lines(cassette: Cassette) -> Iterator[bytes]:
     """The lines of the canonical file.
 
     Header, models, environments, calls by (at, scope, i), each after the texts it uses first,
-    runs, witnesses, end. Models and environments no call refers to are left out.
+    runs, witnesses, end. Models and environments nothing refers to are left out; environments that
+    are only witnesses follow the others.
     """
     digest = hashlib.sha256()
     count = 0
@@ -158,7 +159,9 @@ def _lines_before_end(cassette: Cassette) -> Iterator[bytes]:
         env: known for env, ids in cassette.witnesses.items() if (known := ids & positions.keys())
     }
     used_models = {call.model for call in calls}
-    used_envs = sorted({call.env for call in calls} | witnesses.keys())
+    recorded_in = {call.env for call in calls}
+    # Witnesses last, so that a new one moves no call's place of its environment.
+    used_envs = [*sorted(recorded_in), *sorted(witnesses.keys() - recorded_in)]
     places = {sha256: place for place, sha256 in enumerate(used_envs)}
     yield encode_line(cassette.header.to_json())
     for name in sorted(used_models):

@@ -15,6 +15,9 @@ from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError
 _COMMANDS = {
     "demo": "Replay the packaged demo in a temporary folder: no model, no network.",
     "run": "Run unmodified SWARM on a scenario: record, replay or verify its model calls.",
+    "diff": "Say where two recordings part, why, and what merely followed.",
+    "verify": "Ask a live backend every recorded call again, and compare.",
+    "audit": "Measure which settings make a model on this machine deterministic.",
     "show": "Show a cassette, or one of its calls.",
     "stats": "Count a cassette's calls, tokens and seconds by agent, model and environment.",
     "model": "Fetch and digest model files.",

@@ -1,0 +1,284 @@
+"""A finished cassette as an index: every line checked once, calls and texts read when asked for.
+
+What ``read_cassette`` holds in memory grows with all texts and answers of a file. An index holds a
+few hundred bytes a call, so that files of hundreds of thousands of calls can be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TypeVar
+
+from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
+from swarm_repro.cassette.lines import LineError, decode_line
+from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
+from swarm_repro.cassette.records import At, CallRecord, RunRecord
+from swarm_repro.completion import Completion, stable_document
+from swarm_repro.errors import CassetteDamagedError
+from swarm_repro.request import OUTSIDE_KEY
+
+_T = TypeVar("_T")
+
+#: Texts kept at hand: system prompts are asked for call after call.
+_TEXTS_AT_HAND = 1024
+
+#: Members of a request that hold what the model reads.
+TEXT_MEMBERS = frozenset({"messages", "prompt", "input"})
+
+
+class Entry(NamedTuple):
+    """One call of the index.
+
+    Attributes:
+        number: Place among the calls of the file, from 0.
+        offset: Where its line begins, in bytes.
+        length: Of its line, in bytes.
+        scope: Who called.
+        i: Ordinal in the scope.
+        n: Repeat of the asked key.
+        at: Epoch and step.
+        kind: What the call was for.
+        asked: Asked key, its 32 bytes.
+        sent: Sent key, its 32 bytes.
+        answer: Digest of the answer without volatile members.
+        settings: Digest of all that was asked but texts and seed, the model's name included.
+        env: SHA-256 of the environment record.
+    """
+
+    number: int
+    offset: int
+    length: int
+    scope: str
+    i: int
+    n: int
+    at: At | None
+    kind: str | None
+    asked: bytes
+    sent: bytes
+    answer: bytes
+    settings: bytes
+    env: str
+
+
+class Usage(NamedTuple):
+    """Sums over calls.
+
+    Attributes:
+        calls: How many.
+        prompt: Prompt tokens.
+        completion: Completion tokens.
+        duration_s: Seconds the backend took.
+    """
+
+    calls: int = 0
+    prompt: int = 0
+    completion: int = 0
+    duration_s: float = 0.0
+
+    def plus(self, call: CallRecord) -> Usage:
+        """Add a call; token counts the backend did not give count as none."""
+        return Usage(
+            self.calls + 1,
+            self.prompt + (call.tokens.get("prompt") or 0),
+            self.completion + (call.tokens.get("completion") or 0),
+            self.duration_s + call.duration_s,
+        )
+
+
+class CassetteIndex:
+    """A finished cassette, opened for comparison.
+
+    Attributes:
+        path: The file.
+        cassette: Header, models, environments and runs; its ``texts`` and ``calls`` are empty, and
+            so are the ``calls`` of its runs.
+        entries: All calls, in file order.
+        usage: Sums by scope.
+        texts: Texts by SHA-256.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read and check a file.
+
+        Args:
+            path: A finished cassette.
+
+        Raises:
+            CassetteAccessError: Missing, a folder, unreadable, or of a newer format.
+            CassetteDamagedError: Empty, torn, or changed after it was written.
+        """
+        self.path = path
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(open_cassette(path))
+            reader = _IndexReader(path)
+            self.cassette = reader.read(self._file)
+            reader.require_end()
+            self._open = stack.pop_all()
+        self.entries = reader.entries
+        self.usage = reader.usage
+        self.texts: Mapping[str, str] = _Texts(path, reader.places, self._read_text)
+        self._envs = list(self.cassette.envs)
+
+    def __enter__(self) -> CassetteIndex:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def call(self, entry: Entry) -> CallRecord:
+        """The record of a call; its texts are read when its body is.
+
+        Raises:
+            CassetteDamagedError: The file was changed since it was opened.
+        """
+        record = self._record(entry.offset, entry.length)
+        try:
+            return CallRecord.from_json(record, texts=self.texts, envs=self._envs)
+        except LineError as error:
+            raise self._changed() from error
+
+    def completion_of(self, call: CallRecord) -> Completion:
+        """A call's answer, its bytes checked.
+
+        Raises:
+            CassetteDamagedError: They are not the recorded bytes.
+        """
+        try:
+            return call.completion
+        except LineError as error:
+            raise CassetteDamagedError(
+                self.path, f"call {call.i} of {call.scope}: {error}"
+            ) from error
+
+    def _read_text(self, offset: int, length: int) -> str:
+        text = self._record(offset, length).get("text")
+        if not isinstance(text, str):
+            raise self._changed()
+        return text
+
+    def _record(self, offset: int, length: int) -> dict[str, object]:
+        self._file.seek(offset)
+        try:
+            return decode_line(self._file.read(length))
+        except LineError as error:
+            raise self._changed() from error
+
+    def _changed(self) -> CassetteDamagedError:
+        return CassetteDamagedError(self.path, "the file was changed while it was being read")
+
+
+class _Texts(Mapping[str, str]):
+    """The texts of a file by digest, read when they are asked for."""
+
+    def __init__(
+        self, path: Path, places: Mapping[bytes, tuple[int, int]], read: Callable[[int, int], str]
+    ) -> None:
+        self._path = path
+        self._places = places
+        self._read = lru_cache(maxsize=_TEXTS_AT_HAND)(read)
+
+    def __contains__(self, digest: object) -> bool:
+        return isinstance(digest, str)  # a missing one is the file's fault, which __getitem__ says
+
+    def __getitem__(self, digest: str) -> str:
+        try:
+            place = self._places[bytes.fromhex(digest)]
+        except (KeyError, ValueError) as error:
+            raise CassetteDamagedError(
+                self._path, f"a call refers to text {digest}, which is not in the file"
+            ) from error
+        return self._read(*place)
+
+    def __iter__(self) -> Iterator[str]:
+        return (digest.hex() for digest in self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class _IndexReader(RecordReader):
+    """Keeps places where the other reader keeps content."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.entries: list[Entry] = []
+        self.places: dict[bytes, tuple[int, int]] = {}
+        self.usage: dict[str, Usage] = {}
+        self._seen: set[tuple[str, bytes, int]] = set()
+        self._shared: dict[object, object] = {}
+
+    def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
+        del cassette
+        self.places[bytes.fromhex(text_sha256(text))] = (offset, length)
+
+    def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
+        del cassette
+        scope, at, asked = self._once(call.scope), self._once(call.at), _key_bytes(call.asked)
+        seen = (scope, asked, call.n)
+        if seen in self._seen:
+            raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
+        self._seen.add(seen)
+        self.entries.append(
+            Entry(
+                number=len(self.entries),
+                offset=offset,
+                length=length,
+                scope=scope,
+                i=call.i,
+                n=call.n,
+                at=at,
+                kind=self._once(call.kind),
+                asked=asked,
+                sent=asked if call.sent == call.asked else _key_bytes(call.sent),
+                answer=_answer_digest(call),
+                settings=self._once(_settings_digest(call)),
+                env=call.env,
+            )
+        )
+        self.usage[scope] = self.usage.get(scope, Usage()).plus(call)
+
+    def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
+        cassette.runs.append(RunRecord.from_json({**record, "calls": []}, []))
+
+    def _once(self, value: _T) -> _T:
+        """One object for equal values, which most calls share."""
+        return self._shared.setdefault(value, value)  # type: ignore[return-value]
+
+
+def _key_bytes(key: str) -> bytes:
+    try:
+        return bytes.fromhex(key.rpartition(":")[2])
+    except ValueError as error:
+        raise LineError(f"a key that is none: {key!r}") from error
+
+
+def _answer_digest(call: CallRecord) -> bytes:
+    """Digest of the answer as it is stored, without volatile members.
+
+    Equal digests are equal answers. Answers whose digests differ can still be equal, if they were
+    stored in different forms; ``same_but_volatile`` decides then.
+    """
+    stored = call.stored_response
+    if "json" in stored:
+        known = [stored.get("status"), stable_document(stored["json"])]
+        return bytes.fromhex(sha256_hex(encode_json(known)))
+    return bytes.fromhex(call.completion.stable_sha256)
+
+
+def _settings_digest(call: CallRecord) -> bytes:
+    settings = {
+        name: value
+        for name, value in call.stored_body.items()
+        if name not in TEXT_MEMBERS and name not in OUTSIDE_KEY
+    }
+    known = [call.model, call.endpoint, call.path, call.kind, call.asked_seed, settings]
+    return bytes.fromhex(sha256_hex(encode_json(known)))

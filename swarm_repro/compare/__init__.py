@@ -1,0 +1,1 @@
+"""Comparing recordings with one another and with a live model."""

@@ -1,0 +1,131 @@
+"""Whose words a later prompt repeats: proof that one difference follows from another.
+
+A completion that differs is a *carrier*. Of every text in it that differs, the words around the
+place where the two versions part are kept. Where one version's words stand in one prompt, and not
+in the other, that prompt differs because of that completion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import orjson
+
+from swarm_repro.compare.causes import Edit
+from swarm_repro.difference import first_difference
+
+#: Characters on each side of the place where two texts part.
+_REACH = 16
+#: Fewer characters than this prove nothing: ``trade`` stands in many prompts.
+_MIN_CHARACTERS = 12
+#: Carriers that are looked for: the first ones, which are the roots, and the latest, since a
+#: simulation shows its agents what was said last. This bounds the work for each call.
+_FIRST, _LATEST = 64, 64
+
+
+class Carrier(NamedTuple):
+    """A completion that differs.
+
+    Attributes:
+        origins: Ids of the origins that made it differ.
+        proven: Whether that is known, or only the likeliest.
+        marks: Words of both versions, each within a line; an empty string where they would be
+            too short to prove anything.
+    """
+
+    origins: tuple[int, ...]
+    proven: bool
+    marks: tuple[tuple[str, str], ...]
+
+
+class Carriers:
+    """The completions seen so far that differ."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._first: list[Carrier] = []
+        self._latest: deque[Carrier] = deque(maxlen=_LATEST)
+
+    def add(self, a: str, b: str, *, origins: tuple[int, ...], proven: bool) -> None:
+        """Note a completion that differs.
+
+        Args:
+            a: What the model said in one recording.
+            b: In the other.
+            origins: Ids of the origins that made it differ.
+            proven: Whether that is known.
+        """
+        marks = tuple(
+            (_mark(one, at), _mark(other, at))
+            for one, other in differing_texts(a, b)
+            for at in (first_difference(one, other),)
+        )
+        marks = tuple(both for both in marks if both != ("", ""))
+        if not marks:
+            return
+        carrier = Carrier(origins, proven, marks)
+        if len(self._first) < _FIRST:
+            self._first.append(carrier)
+        else:
+            self._latest.append(carrier)
+
+    def found_in(self, edits: Iterable[Edit]) -> list[Carrier]:
+        """The carriers whose words stand in one version of a text and not in the other."""
+        # Marks are within a line, so they can only stand in the lines that differ.
+        found: list[Carrier] = []
+        for edit in edits:
+            removed, added = "\n".join(edit.removed), "\n".join(edit.added)
+            for carriers in (self._first, self._latest):
+                for carrier in carriers:
+                    for mark_a, mark_b in carrier.marks:
+                        if (mark_a and mark_a in removed and mark_a not in edit.b) or (
+                            mark_b and mark_b in added and mark_b not in edit.a
+                        ):
+                            found.append(carrier)
+                            break
+        return found
+
+
+def differing_texts(a: str, b: str) -> Iterator[tuple[str, str]]:
+    """The texts in two completions that differ.
+
+    Simulators ask for JSON and show other agents a string out of it: of two JSON completions these
+    are the strings that differ, member by member; of others the completions themselves.
+    """
+    try:
+        one, other = orjson.loads(a), orjson.loads(b)
+    except orjson.JSONDecodeError:
+        if a != b:
+            yield a, b
+        return
+    yield from _differing_strings(one, other)
+
+
+def _differing_strings(a: object, b: object) -> Iterator[tuple[str, str]]:
+    if isinstance(a, Mapping) or isinstance(b, Mapping):
+        one = a if isinstance(a, Mapping) else {}
+        other = b if isinstance(b, Mapping) else {}
+        for name in dict.fromkeys((*one, *other)):
+            yield from _differing_strings(one.get(name), other.get(name))
+    elif isinstance(a, list) or isinstance(b, list):
+        ones = a if isinstance(a, list) else []
+        others = b if isinstance(b, list) else []
+        for index in range(max(len(ones), len(others))):
+            yield from _differing_strings(
+                ones[index] if index < len(ones) else None,
+                others[index] if index < len(others) else None,
+            )
+    elif a != b:
+        yield a if isinstance(a, str) else "", b if isinstance(b, str) else ""
+
+
+def _mark(text: str, at: int) -> str:
+    """The words around a place, within its line, if they are enough to prove anything."""
+    if at >= len(text):
+        return ""
+    before = text[max(0, at - _REACH) : at].rpartition("\n")[2]
+    after = text[at : at + _REACH].partition("\n")[0]
+    mark = (before + after).strip()
+    return mark if len(mark) >= _MIN_CHARACTERS else ""

@@ -1,0 +1,258 @@
+"""``swarm-repro diff``: two cassettes, compared and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import orjson
+
+from swarm_repro import __version__
+from swarm_repro.cassette.index import CassetteIndex, Usage
+from swarm_repro.cassette.reader import open_cassette
+from swarm_repro.cassette.records import CallRecord
+from swarm_repro.compare.causes import settings_causes, text_edits
+from swarm_repro.compare.judge import Class, Comparison, Judged, Origin, run_seeds
+from swarm_repro.compare.parting import Tokenize, part
+from swarm_repro.compare.verdict import (
+    count_classes,
+    describe,
+    environment_differences,
+    evidence,
+    root_environment,
+)
+from swarm_repro.difference import Difference
+from swarm_repro.errors import NotComparableError
+from swarm_repro.request import KEY_VERSION
+
+
+def require_comparable(a: Path, b: Path) -> None:
+    """Refuse two files that have no call in common by their very nature.
+
+    Raises:
+        NotComparableError: They have keys of different versions, or belong to two scenarios.
+        CassetteAccessError: One is missing, a folder, or unreadable.
+    """
+    one, other = _header_of(a), _header_of(b)
+    if one is None or other is None:
+        return  # damaged: reading says where
+    versions = (one.get("key"), other.get("key"))
+    if versions[0] != versions[1]:
+        old = a if versions[0] != KEY_VERSION else b
+        raise NotComparableError(
+            f"{a} has keys {versions[0]}, {b} has keys {versions[1]}: record {old} anew with this "
+            "version of swarm-repro"
+        )
+    scenarios = (one.get("scenario"), other.get("scenario"))
+    if scenarios[0] != scenarios[1]:
+        raise NotComparableError(
+            f"{a} belongs to scenario {scenarios[0]!r}, {b} to {scenarios[1]!r}: compare "
+            "recordings of one scenario"
+        )
+
+
+def _header_of(path: Path) -> Mapping[str, object] | None:
+    with open_cassette(path) as file:
+        first = file.readline(1 << 20)
+    try:
+        header = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return None
+    return header if isinstance(header, dict) and header.get("record") == "cassette" else None
+
+
+class DiffReport:
+    """What ``diff`` says of two cassettes; ``to_json`` is its form for programs.
+
+    Attributes:
+        comparison: The cassettes, compared.
+        tokenize: Splits a text into tokens, where recordings hold none; or None.
+    """
+
+    def __init__(self, comparison: Comparison, *, tokenize: Tokenize | None = None) -> None:
+        """Make a report of a comparison."""
+        self.comparison = comparison
+        self._tokenize = tokenize
+
+    @property
+    def identical(self) -> bool:
+        """Whether every call has the same request and the same completion."""
+        return not self.comparison.origins
+
+    def to_json(
+        self, *, identical_too: bool = False, limit: int | None = None
+    ) -> dict[str, object]:
+        """The report as JSON. Source: docs/reference/schemas/diff.schema.json.
+
+        Args:
+            identical_too: List identical calls as well.
+            limit: List at most this many calls; the others are counted in ``left_out``.
+        """
+        comparison = self.comparison
+        listed = [
+            number
+            for number, judged in enumerate(comparison.judged)
+            if identical_too or judged.cls is not Class.IDENTICAL
+        ]
+        shown = listed if limit is None else listed[:limit]
+        numbers = {judged.pair: number for number, judged in enumerate(comparison.judged)}
+        return {
+            "report": "diff",
+            "version": 1,
+            "recorder": __version__,
+            "verdict": describe(comparison),
+            "identical": self.identical,
+            "a": _file(comparison.a),
+            "b": _file(comparison.b),
+            "counts": count_classes(comparison.judged),
+            "origins": [
+                self._origin(origin, numbers[origin.pair]) for origin in comparison.origins[:limit]
+            ],
+            "environment": [
+                _difference(difference) for difference in environment_differences(comparison)
+            ],
+            "metrics": self.metrics(),
+            "calls": [self._call(number, comparison.judged[number]) for number in shown],
+            "left_out": len(listed) - len(shown),
+        }
+
+    def _origin(self, origin: Origin, number: int) -> dict[str, object]:
+        shown: dict[str, object] = {
+            "id": origin.id,
+            "kind": "root" if origin.cause is None else "cause",
+            "call": number,
+        }
+        if origin.cause is None:
+            one, other = self._records(self.comparison.judged[number])
+            if one is None or other is None:
+                raise ValueError("a root has two calls")
+            found = part(one.completion, other.completion, tokenize=self._tokenize)
+            shown |= {
+                "parting": None if found is None else found.to_json(),
+                "environment": [
+                    _difference(difference)
+                    for difference in root_environment(self.comparison, one, other)
+                ],
+                "evidence": evidence(self.comparison, one, other),
+            }
+        else:
+            shown |= {
+                "field": origin.cause.field,
+                "a": origin.cause.a,
+                "b": origin.cause.b,
+                "character": origin.cause.character,
+                "scopes": sorted(origin.scopes),
+            }
+        return {
+            **shown,
+            "fallout": {
+                "proven": origin.proven,
+                "assumed": origin.assumed,
+                "shared": origin.shared,
+            },
+            "calls": origin.calls,
+        }
+
+    def _records(self, judged: Judged) -> tuple[CallRecord | None, CallRecord | None]:
+        """Both records, their answers checked."""
+        records: list[CallRecord | None] = []
+        for index, entry in (
+            (self.comparison.a, judged.pair.a),
+            (self.comparison.b, judged.pair.b),
+        ):
+            call = None if entry is None else index.call(entry)
+            if call is not None:
+                index.completion_of(call)
+            records.append(call)
+        return records[0], records[1]
+
+    def _call(self, number: int, judged: Judged) -> dict[str, object]:
+        entry, pair = judged.pair.entry, judged.pair
+        one, other = self._records(judged)
+        return {
+            "number": number,
+            "scope": entry.scope,
+            "i": entry.i,
+            "n": entry.n,
+            "at": None if entry.at is None else list(entry.at),
+            "kind": entry.kind,
+            "class": judged.cls.value,
+            "origins": list(judged.origins),
+            "proven": judged.proven,
+            "a": None if pair.a is None else pair.a.number,
+            "b": None if pair.b is None else pair.b.number,
+            "tokens": {"a": _tokens(one), "b": _tokens(other)},
+            "duration_s": {
+                "a": None if one is None else one.duration_s,
+                "b": None if other is None else other.duration_s,
+            },
+            "differences": self._differences(judged, one, other),
+            "completion": {
+                "a": None if one is None else one.completion.text,
+                "b": None if other is None else other.completion.text,
+            },
+        }
+
+    def _differences(
+        self, judged: Judged, one: CallRecord | None, other: CallRecord | None
+    ) -> list[dict[str, object]]:
+        if one is None or other is None or judged.cls is Class.IDENTICAL:
+            return []
+        models = (
+            self.comparison.a.cassette.models[one.model],
+            self.comparison.b.cassette.models[other.model],
+        )
+        causes = settings_causes(one, other, models)
+        causes += [edit.cause for edit in text_edits(one, other)]
+        return [cause._asdict() for cause in causes]
+
+    def metrics(self) -> list[dict[str, object]]:
+        """Metrics that moved, between runs of the same seed and length."""
+        found: list[dict[str, object]] = []
+        others = {run.id: run for run in self.comparison.b.cassette.runs}
+        for run in self.comparison.a.cassette.runs:
+            other = others.get(run.id)
+            if other is None:
+                continue
+            for epoch, (one, two) in enumerate(zip(run.metrics, other.metrics, strict=False)):
+                found += [
+                    {"seed": run.seed, "epoch": epoch, "metric": name, "a": a, "b": b}
+                    for name in sorted({*one, *two})
+                    for a, b in ((one.get(name), two.get(name)),)
+                    if a != b
+                ]
+        return found
+
+
+def total(usage: Iterable[Usage]) -> Usage:
+    """Sum of sums."""
+    return Usage(*map(sum, zip(Usage(), *usage, strict=True)))
+
+
+def _file(index: CassetteIndex) -> dict[str, object]:
+    cassette = index.cassette
+    used = total(index.usage.values())
+    return {
+        "file": index.path.name,
+        "scenario": cassette.header.scenario,
+        "calls": len(index.entries),
+        "run_seeds": run_seeds(cassette),
+        "strict": cassette.header.strict,
+        "models": [
+            {"name": model.name, "label": model.identity.label}
+            for model in cassette.models.values()
+        ],
+        "environments": [dict(environment.content) for environment in cassette.envs.values()],
+        "tokens": {"prompt": used.prompt, "completion": used.completion},
+        "duration_s": round(used.duration_s, 3),
+    }
+
+
+def _tokens(call: CallRecord | None) -> dict[str, int | None] | None:
+    if call is None:
+        return None
+    return {"prompt": call.tokens.get("prompt"), "completion": call.tokens.get("completion")}
+
+
+def _difference(difference: Difference) -> dict[str, object]:
+    return {"field": difference.field, "a": difference.recorded, "b": difference.asked}

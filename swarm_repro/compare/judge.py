@@ -1,0 +1,326 @@
+"""Which differences between two recordings are roots, which only followed from them.
+
+A *root* is the same sent key with another completion. A *cause* is a request that differs for a
+reason of its own: other settings, or a text that no earlier completion can have changed. Both are
+*origins*. A request that differs in its texts after an origin is *fallout*: proven where it repeats
+words of a completion that differs because of that origin, else assumed, since an origin also acts
+through numbers, such as an agent's reputation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+from typing import NamedTuple
+
+from swarm_repro.cassette.index import CassetteIndex, Entry
+from swarm_repro.cassette.reader import Cassette
+from swarm_repro.cassette.records import CallRecord
+from swarm_repro.compare.align import Pair, align
+from swarm_repro.compare.carriers import Carriers
+from swarm_repro.compare.causes import ABSENT, Cause, Edit, settings_causes, text_edits
+from swarm_repro.completion import same_but_volatile
+
+
+class Class(str, Enum):
+    """What a pair of calls is."""
+
+    IDENTICAL = "identical"
+    ROOT = "root"
+    FALLOUT = "fallout"
+    CHANGED = "changed"
+    ONLY_A = "only_a"
+    ONLY_B = "only_b"
+
+
+class Judged(NamedTuple):
+    """A pair and what it is.
+
+    Attributes:
+        pair: The calls.
+        cls: Its class.
+        origins: Ids of its origins: its own, or those it follows from.
+        proven: Of what follows from an origin: whether its words show that; else None.
+    """
+
+    pair: Pair
+    cls: Class
+    origins: tuple[int, ...] = ()
+    proven: bool | None = None
+
+
+@dataclass
+class Origin:
+    """Where two recordings begin to differ.
+
+    Attributes:
+        id: Its number, in causal order.
+        pair: The first pair it shows in.
+        cause: What differs, or None for a root.
+        calls: Pairs it shows in.
+        scopes: Whose calls these are.
+        proven: Later differences that repeat words of its completions.
+        assumed: Later differences that nothing else explains.
+        shared: Those of ``assumed`` that a later origin may explain as well.
+    """
+
+    id: int
+    pair: Pair
+    cause: Cause | None
+    calls: int = 1
+    scopes: set[str] = field(default_factory=set)
+    proven: int = 0
+    assumed: int = 0
+    shared: int = 0
+
+    def may_precede(self, pair: Pair) -> bool:
+        """Whether it can have come before a call.
+
+        The order of different agents' calls within one step is not recorded.
+        """
+        mine, other = self.pair.entry, pair.entry
+        if mine.scope == other.scope:
+            return mine.i < other.i
+        if mine.at is None or other.at is None:
+            return True
+        return mine.at <= other.at
+
+
+class Comparison:
+    """Two cassettes, compared.
+
+    Attributes:
+        a: The first cassette.
+        b: The second.
+        judged: Every call of both, in causal order.
+        origins: Where they begin to differ, in causal order.
+    """
+
+    def __init__(self, a: CassetteIndex, b: CassetteIndex) -> None:
+        """Compare; see ``swarm_repro.compare.diff.compare``."""
+        self.a = a
+        self.b = b
+        self.origins: list[Origin] = []
+        self._by_cause: dict[object, Origin] = {}
+        self._known_lines: dict[tuple[str, str], int] = {}
+        self._settings: dict[tuple[bytes, bytes], list[Cause]] = {}
+        self._carriers = Carriers()
+        self._same_models = a.cassette.models == b.cassette.models
+        self._seed = _seed_cause(a.cassette, b.cassette)
+        places: dict[int, Judged] = {}
+        pairs = align(a.entries, b.entries)
+        numbered = enumerate(pairs)
+        for _, step in groupby(numbered, key=lambda item: _step(item[1])):
+            # Within a step the roots come first: who acted before whom is not recorded.
+            later: list[tuple[int, Pair]] = []
+            for number, pair in step:
+                judged = self._judge_same_request(pair)
+                if judged is None:
+                    later.append((number, pair))
+                else:
+                    places[number] = judged
+            for number, pair in later:
+                places[number] = self._judge_other_request(pair)
+        self.judged = [places[number] for number in range(len(pairs))]
+
+    def _judge_same_request(self, pair: Pair) -> Judged | None:
+        """Judge two calls with one sent key; None where the keys differ or a call is missing."""
+        if pair.a is None or pair.b is None or pair.a.sent != pair.b.sent:
+            return None
+        if pair.a.answer == pair.b.answer:
+            return Judged(pair, Class.IDENTICAL)
+        one, other = self.a.call(pair.a), self.b.call(pair.b)
+        if same_but_volatile(self.a.completion_of(one), self.b.completion_of(other)):
+            return Judged(pair, Class.IDENTICAL)
+        rendered = _rendered(one, other)
+        if rendered is None:
+            cls, origin = Class.ROOT, self._add_origin(pair, None)
+        else:
+            cls, origin = Class.CHANGED, self._origin_of(rendered, pair)
+        self._carry(one, other, (origin.id,), proven=True)
+        return Judged(pair, cls, (origin.id,))
+
+    def _judge_other_request(self, pair: Pair) -> Judged:
+        """Judge two calls whose requests differ, or a call that only one side has."""
+        if pair.a is None or pair.b is None:
+            return self._judge_alone(pair)
+        one, other = self.a.call(pair.a), self.b.call(pair.b)
+        known = self._first_origin(pair)
+        causes = self._settings_of(pair.a, one, pair.b, other)
+        if known is not None and any(cause.field == "kind of call" for cause in causes):
+            # An earlier difference shifted the agent's calls: these are not the same question.
+            causes = []
+        if self._seed is not None and one.asked_seed is None and one.sent_seed != other.sent_seed:
+            causes = [self._seed, *causes]
+        own = [self._origin_of(cause, pair).id for cause in causes]
+        edits = text_edits(one, other)
+        own += self._own_texts(pair, edits, known)
+        if not own and known is None:
+            unknown = Cause("key", pair.a.sent.hex()[:12], pair.b.sent.hex()[:12])
+            own = [self._origin_of(unknown, pair).id]
+        follows = self._unexplained(edits) if known is not None else []
+        judged = self._follow(pair, follows, own, known)
+        if pair.a.answer != pair.b.answer:
+            self._carry(one, other, judged.origins, proven=judged.proven is not False)
+        return judged
+
+    def _judge_alone(self, pair: Pair) -> Judged:
+        cls = Class.ONLY_A if pair.b is None else Class.ONLY_B
+        known = self._first_origin(pair)
+        if known is None:
+            entry = pair.entry
+            shown = f"call {entry.i} of {entry.scope}"
+            missing = (shown, ABSENT) if cls is Class.ONLY_A else (ABSENT, shown)
+            cause = _length_cause(self.a.cassette, self.b.cassette) or Cause("call", *missing)
+            return Judged(pair, cls, (self._origin_of(cause, pair).id,))
+        known.assumed += 1
+        known.shared += self._is_shared(known, pair)
+        return Judged(pair, cls, (known.id,), proven=False)
+
+    def _settings_of(self, a: Entry, one: CallRecord, b: Entry, other: CallRecord) -> list[Cause]:
+        if a.settings == b.settings and self._same_models:
+            return []
+        key = (a.settings, b.settings)
+        found = self._settings.get(key)
+        if found is None:
+            models = (self.a.cassette.models[one.model], self.b.cassette.models[other.model])
+            found = self._settings[key] = settings_causes(one, other, models)
+        return found
+
+    def _own_texts(self, pair: Pair, edits: Sequence[Edit], known: Origin | None) -> list[int]:
+        """Texts that no origin can have changed, or that differ as they did before any could."""
+        own: list[int] = []
+        for edit in edits:
+            repeated = {
+                self._known_lines[line] for line in _lines(edit) if line in self._known_lines
+            }
+            for number in repeated:
+                self._show_again(self.origins[number], pair)
+            own += repeated
+            if not repeated and (known is None or self._is_persona(pair, edit)):
+                origin = self._origin_of(edit.cause, pair)
+                for line in _lines(edit):
+                    self._known_lines.setdefault(line, origin.id)
+                own.append(origin.id)
+        return own
+
+    def _is_persona(self, pair: Pair, edit: Edit) -> bool:
+        """Whether a text was set before the run: an agent's first system message."""
+        return pair.entry.i == 0 and edit.role == "system" and not self._carriers.found_in([edit])
+
+    def _unexplained(self, edits: Iterable[Edit]) -> list[Edit]:
+        """The texts with a difference that is not known to be one of its own."""
+        return [
+            edit
+            for edit in edits
+            if not _lines(edit) or any(line not in self._known_lines for line in _lines(edit))
+        ]
+
+    def _follow(
+        self, pair: Pair, edits: list[Edit], own: list[int], known: Origin | None
+    ) -> Judged:
+        """Find out what texts follow from, and count it there."""
+        cls = Class.CHANGED if own else Class.FALLOUT
+        if known is None or (own and not edits):
+            return Judged(pair, cls, tuple(dict.fromkeys(own)))
+        found = self._carriers.found_in(edits)
+        certain = tuple(
+            dict.fromkeys(
+                origin for carrier in found if carrier.proven for origin in carrier.origins
+            )
+        )
+        for number in certain:
+            self.origins[number].proven += 1
+        if certain:
+            return Judged(pair, cls, tuple(dict.fromkeys((*own, *certain))), proven=True)
+        if own:
+            return Judged(pair, cls, tuple(dict.fromkeys(own)), proven=False)
+        known.assumed += 1
+        known.shared += self._is_shared(known, pair)
+        return Judged(pair, cls, (known.id,), proven=False)
+
+    def _first_origin(self, pair: Pair) -> Origin | None:
+        return next((origin for origin in self.origins if origin.may_precede(pair)), None)
+
+    def _is_shared(self, first: Origin, pair: Pair) -> bool:
+        return any(
+            origin is not first and origin.may_precede(pair)
+            for origin in self.origins[first.id + 1 : first.id + 2]
+        )
+
+    def _origin_of(self, cause: Cause, pair: Pair) -> Origin:
+        """The origin of a cause: one for all calls that differ in the same way."""
+        origin = self._by_cause.get(cause)
+        if origin is None:
+            origin = self._by_cause[cause] = self._add_origin(pair, cause)
+        else:
+            self._show_again(origin, pair)
+        return origin
+
+    def _add_origin(self, pair: Pair, cause: Cause | None) -> Origin:
+        origin = Origin(len(self.origins), pair, cause, scopes={pair.entry.scope})
+        self.origins.append(origin)
+        return origin
+
+    def _show_again(self, origin: Origin, pair: Pair) -> None:
+        origin.calls += 1
+        origin.scopes.add(pair.entry.scope)
+
+    def _carry(
+        self, one: CallRecord, other: CallRecord, origins: tuple[int, ...], *, proven: bool
+    ) -> None:
+        self._carriers.add(
+            self.a.completion_of(one).text,
+            self.b.completion_of(other).text,
+            origins=origins,
+            proven=proven,
+        )
+
+
+def _step(pair: Pair) -> object:
+    return pair.entry.at
+
+
+def _lines(edit: Edit) -> list[tuple[str, str]]:
+    return [("-", line) for line in edit.removed] + [("+", line) for line in edit.added]
+
+
+def _rendered(one: CallRecord, other: CallRecord) -> Cause | None:
+    """The backend made another prompt of the same request."""
+    prompts = (one.prompt_sha256, other.prompt_sha256)
+    if None in prompts or prompts[0] == prompts[1]:
+        return None
+    return Cause("rendered prompt", f"sha256 {prompts[0]}"[:19], f"sha256 {prompts[1]}"[:19])
+
+
+def _seed_cause(a: Cassette, b: Cassette) -> Cause | None:
+    """Why seeds that were derived differ: they are never a cause themselves."""
+    policies = (a.header.seed_policy, b.header.seed_policy)
+    if policies[0] != policies[1]:
+        return Cause("seed policy", *policies)
+    one, other = _shown(run_seeds(a)), _shown(run_seeds(b))
+    if policies[0] == "event" and (one != other or not run_seeds(a)):
+        return Cause("run seed", one, other)
+    return None
+
+
+def _length_cause(a: Cassette, b: Cassette) -> Cause | None:
+    """Why one recording has calls that the other has not."""
+    for name in ("epochs", "steps"):
+        one, other = (
+            _shown(sorted({getattr(run, name) for run in cassette.runs})) for cassette in (a, b)
+        )
+        if one != other:
+            return Cause(name, one, other)
+    return None
+
+
+def _shown(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values)) or "(not recorded)"
+
+
+def run_seeds(cassette: Cassette) -> list[int]:
+    """Seeds of the runs of a cassette."""
+    return sorted({run.seed for run in cassette.runs if run.seed is not None})

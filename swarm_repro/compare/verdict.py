@@ -1,0 +1,137 @@
+"""The first line of a comparison: what made two recordings differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from swarm_repro.cassette.index import Entry
+from swarm_repro.cassette.records import CallRecord
+from swarm_repro.compare.causes import Cause
+from swarm_repro.compare.judge import Class, Comparison, Judged, Origin
+from swarm_repro.difference import Difference, differences
+from swarm_repro.environment import Environment
+
+#: Members of an environment in the order in which they explain another completion.
+_EXPLAINING = ("backend", "build", "binary_sha256", "devices", "cpu", "machine", "system")
+#: A call that took this many times as long did not have the machine for itself.
+_SLOWER = 1.5
+
+
+def describe(comparison: Comparison) -> str:
+    """One line: the cause, or that there is none."""
+    judged = comparison.judged
+    if not comparison.origins:
+        count = len(judged)
+        where = ""
+        if environment_differences(comparison):
+            where = ", in two environments"
+        return f"identical: {count} calls, the same requests and the same completions{where}"
+    origin = comparison.origins[0]
+    if origin.cause is not None:
+        return _describe_cause(origin, origin.cause)
+    return _describe_root(comparison, origin)
+
+
+def _describe_cause(origin: Origin, cause: Cause) -> str:
+    entry = origin.pair.entry
+    more = f" and {origin.calls - 1} more" if origin.calls > 1 else ""
+    if cause.character is None:
+        values = f"{cause.a} in A, {cause.b} in B"
+    else:
+        values = f"character {cause.character}: {cause.a} in A, {cause.b} in B"
+    return f"cause: {cause.field}: {values} (call {entry.i} of {entry.scope}{more})"
+
+
+def _describe_root(comparison: Comparison, origin: Origin) -> str:
+    roots = sum(judged.cls is Class.ROOT for judged in comparison.judged)
+    same = sum(judged.cls is Class.IDENTICAL for judged in comparison.judged)
+    entry = origin.pair.entry
+    where = (
+        f"{roots} of {roots + same} same requests got another completion, "
+        f"first call {entry.i} of {entry.scope}"
+    )
+    if origin.pair.a is None or origin.pair.b is None:
+        raise ValueError("a root has two calls")
+    one, other = comparison.a.call(origin.pair.a), comparison.b.call(origin.pair.b)
+    found = root_environment(comparison, one, other)
+    if found:
+        first = min(found, key=_explaining)
+        values = f"{first.recorded} in A, {first.asked} in B"
+        return f"cause: another environment: {first.field}: {values}; {where}"
+    slots = _slots(comparison.a.cassette.envs[one.env])
+    if slots is not None and slots > 1:
+        return (
+            f"cause: concurrent requests: the server has {slots} slots, so a second client, or "
+            "what it was asked before, changes its answers "
+            f"({'; '.join(evidence(comparison, one, other))}); {where}"
+        )
+    if one.tokens.get("cached") != other.tokens.get("cached"):
+        return f"cause: prompt cache: {evidence(comparison, one, other)[0]}; {where}"
+    return f"cause: not in what was recorded: same environment, same settings; {where}"
+
+
+def root_environment(
+    comparison: Comparison, one: CallRecord, other: CallRecord
+) -> list[Difference]:
+    """How the environments of two calls differ, what explains most first."""
+    if one.env == other.env:
+        return []
+    return _between(comparison.a.cassette.envs[one.env], comparison.b.cassette.envs[other.env])
+
+
+def environment_differences(comparison: Comparison) -> list[Difference]:
+    """How the environments of two recordings differ: those that made the most calls."""
+    used = [_most_used(index.entries) for index in (comparison.a, comparison.b)]
+    if None in used or used[0] == used[1]:
+        return []
+    return _between(
+        comparison.a.cassette.envs[str(used[0])], comparison.b.cassette.envs[str(used[1])]
+    )
+
+
+def _most_used(entries: Sequence[Entry]) -> str | None:
+    counts = Counter(entry.env for entry in entries)
+    return max(counts, key=lambda env: (counts[env], env), default=None)
+
+
+def _between(one: Environment, other: Environment) -> list[Difference]:
+    found = differences(dict(one.content), dict(other.content))
+    return sorted(found, key=_explaining)
+
+
+def _explaining(difference: Difference) -> int:
+    name = difference.field.partition(".")[0]
+    return _EXPLAINING.index(name) if name in _EXPLAINING else len(_EXPLAINING)
+
+
+def evidence(comparison: Comparison, one: CallRecord, other: CallRecord) -> list[str]:
+    """What the records of a root say about the server at that moment."""
+    found: list[str] = []
+    cached = (one.tokens.get("cached"), other.tokens.get("cached"))
+    if cached[0] != cached[1]:
+        found.append(f"cached prompt tokens: {cached[0]} and {cached[1]}")
+    slots = [
+        _slots(index.cassette.envs[call.env])
+        for index, call in ((comparison.a, one), (comparison.b, other))
+    ]
+    if any(count is not None and count > 1 for count in slots):
+        found.append(f"slots: {slots[0]} and {slots[1]}")
+    short, long = sorted((one.duration_s, other.duration_s))
+    if short > 0 and long / short >= _SLOWER:
+        found.append(f"seconds: {one.duration_s:.1f} and {other.duration_s:.1f}")
+    return found
+
+
+def _slots(environment: Environment) -> int | None:
+    settings = environment.content.get("settings")
+    slots = settings.get("total_slots") if isinstance(settings, Mapping) else None
+    return slots if isinstance(slots, int) else None
+
+
+def count_classes(judged: Sequence[Judged]) -> dict[str, int]:
+    """How many pairs there are of each class."""
+    counts = {cls.value: 0 for cls in Class}
+    for one in judged:
+        counts[one.cls.value] += 1
+    return counts
