@@ -43,7 +43,8 @@ def added_ms(way: str, scenario: Path, folder: Path) -> list[float]:
         For each call, milliseconds it took beyond what the stub and the connection took.
     """
     from swarm_repro.session import Mode, Session
-    from swarm_repro.simulation.run import RunOptions, run_scenario
+    from swarm_repro.simulation.plan import RunOptions
+    from swarm_repro.simulation.run import run_scenario
 
     sent: list[float] = []
     whole: list[float] = []

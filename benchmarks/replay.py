@@ -81,15 +81,17 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
     """
     if way == "replay":
         from swarm_repro.session import Mode
-        from swarm_repro.simulation import run
+        from swarm_repro.simulation import swarm
+        from swarm_repro.simulation.plan import RunOptions
+        from swarm_repro.simulation.run import run_scenario
 
         with contextlib.suppress(ImportError):
             import openai
-        run._import_swarm = lambda: _imported_swarm(start)
+        swarm._import_swarm = lambda: _imported_swarm(start)
         start: list[float] = []
-        options = run.RunOptions(scenario, seed=SEED, mode=Mode.REPLAY, cassette=cassette, out=out)
+        options = RunOptions(scenario, seed=SEED, mode=Mode.REPLAY, cassette=cassette, out=out)
         before = cpu_s()
-        outcome = run.run_scenario(options)
+        outcome = run_scenario(options)
         assert outcome.exit_code == 0, outcome.messages
         return cpu_s() - before - start[0]
     bodies = recorded_bodies(cassette)

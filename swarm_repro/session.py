@@ -157,7 +157,7 @@ class Session:
             recorded = self._store.binding(name) if self._store else None
             if not self.mode.calls_model:
                 if recorded is None:
-                    self._trip_miss(explain_unknown_model(name, self._require_store()))
+                    self.miss(explain_unknown_model(name, self._require_store()))
                 bound = Bound(binding=_present(recorded), environment=None)
             else:
                 try:
@@ -290,7 +290,7 @@ class Session:
                 seed=seed,
                 sent_key=asked if seed == request.seed else request.key(seed=seed),
             )
-            self._look_up(call)
+            self.look_up(call)
         except BaseException:
             if call is None or call.open:
                 self._release(caller.scope, asked, n, i)
@@ -312,7 +312,19 @@ class Session:
             )
         return None
 
-    def _look_up(self, call: PendingCall) -> None:
+    def look_up(self, call: PendingCall) -> None:
+        """Find a call in the cassette, and answer it from there if the mode says so.
+
+        A way to replay otherwise, such as a survey, replaces this method.
+
+        Args:
+            call: A call that has its place.
+
+        Raises:
+            ReplayMiss: In replay, the cassette does not hold it.
+            CassetteAccessError: In mode ``auto``, recording it would lose another run's call.
+            CassetteDamagedError: The recorded bytes are damaged.
+        """
         store = self._store
         if store is None or self.mode is Mode.RECORD:
             return
@@ -329,7 +341,7 @@ class Session:
         call.recorded = recorded
         if recorded is None:
             if self.mode is Mode.REPLAY:
-                self._trip_miss(
+                self.miss(
                     explain_miss(
                         request=call.request,
                         seed=call.seed,
@@ -344,9 +356,17 @@ class Session:
                 )
             return
         if self.mode in (Mode.REPLAY, Mode.AUTO):
-            call.answer = store.completion_of(recorded)
-            self.ledger.hits += 1
-            self._done(call, call.answer)
+            self.serve(call, recorded)
+
+    def serve(self, call: PendingCall, recorded: CallRecord) -> None:
+        """Answer a call with a recorded one's bytes.
+
+        Raises:
+            CassetteDamagedError: The recorded bytes are damaged.
+        """
+        call.answer = self._require_store().completion_of(recorded)
+        self.ledger.hits += 1
+        self._done(call, call.answer)
 
     def settle(
         self, call: PendingCall, completion: Completion, *, prompt_sha256: str | None = None
@@ -540,12 +560,20 @@ class Session:
         with self._lock:
             self._raise_if_tripped()
             if self.mode is Mode.REPLAY:
-                self._trip_miss(why)
+                self.miss(why)
             self._fail_session(UsageError(why))
             self._raise_if_tripped()
             raise UsageError(why)
 
-    def _trip_miss(self, explanation: str) -> NoReturn:
+    def miss(self, explanation: str) -> NoReturn:
+        """End the session: the cassette does not hold what was asked for.
+
+        Args:
+            explanation: What is missing, what is nearest, and what to do.
+
+        Raises:
+            ReplayMiss: Always.
+        """
         miss = ReplayMiss(explanation)
         self.ledger.misses.append(explanation)
         self._tripped = miss

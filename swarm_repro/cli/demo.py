@@ -24,7 +24,8 @@ def command(out: Path | None, as_json: bool) -> int:
     Every model call comes from the cassette that is part of this package.
     """
     pin_hash_seed()
-    from swarm_repro.simulation.run import RunOptions, run_scenario
+    from swarm_repro.simulation.plan import RunOptions
+    from swarm_repro.simulation.run import run_scenario
 
     with (
         tempfile.TemporaryDirectory(prefix="swarm-repro-demo.") as temporary,

@@ -13,7 +13,7 @@ from swarm_repro.ledger import PendingCall
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from swarm_repro.simulation.run import Plan
+    from swarm_repro.simulation.plan import Plan
 
 
 class RunProgress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.simulation.run import Outcome
+from swarm_repro.simulation.outcome import Outcome
 
 
 def finish(outcome: Outcome, *, as_json: bool, kept: bool = True) -> int:

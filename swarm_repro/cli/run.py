@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from swarm_repro.canonical import encode_json
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import RunProgress
 from swarm_repro.cli.report import finish
+from swarm_repro.errors import UsageError
 from swarm_repro.session import Mode
+
+if TYPE_CHECKING:
+    from swarm_repro.simulation.plan import RunOptions
 
 
 @click.command("run")
@@ -31,6 +37,12 @@ from swarm_repro.session import Mode
     type=click.Path(path_type=Path),
     help="Fail unless this GGUF file is the recorded model; a replay needs none.",
 )
+@click.option(
+    "--survey",
+    is_flag=True,
+    help="List what the run asks otherwise than the recording; calls and writes nothing.",
+)
+@click.option("--html", type=click.Path(path_type=Path), help="With --survey: write it as HTML.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     scenario: Path,
@@ -43,6 +55,8 @@ def command(
     discard: bool,
     update_artifacts: bool,
     check_model: Path | None,
+    survey: bool,
+    html: Path | None,
     as_json: bool,
 ) -> int:
     """Run unmodified SWARM on a SCENARIO file.
@@ -50,7 +64,8 @@ def command(
     Without a mode the cassette is replayed if there is one.
     """
     pin_hash_seed()
-    from swarm_repro.simulation.run import RunOptions, make_plan, run_scenario
+    from swarm_repro.simulation.plan import RunOptions, make_plan
+    from swarm_repro.simulation.run import run_scenario
 
     options = RunOptions(
         scenario=scenario,
@@ -64,9 +79,35 @@ def command(
         update_artifacts=update_artifacts,
         check_model=check_model,
     )
+    if survey:
+        return _survey(options, html=html, as_json=as_json)
+    if html is not None:
+        raise UsageError("--html goes with --survey")
     plan = make_plan(options)
     with RunProgress(plan) as progress:
         outcome = run_scenario(
             options, plan=plan, on_call=progress.on_call, on_wait=progress.on_wait
         )
     return finish(outcome, as_json=as_json)
+
+
+def _survey(options: RunOptions, *, html: Path | None, as_json: bool) -> int:
+    from swarm_repro.compare.text import survey_lines
+    from swarm_repro.simulation.plan import make_plan
+    from swarm_repro.survey import survey
+
+    if options.mode not in (None, Mode.REPLAY) or options.update_artifacts or options.out:
+        raise UsageError("--survey calls nothing and writes nothing: leave the other mode out")
+    with RunProgress(make_plan(options)) as progress:
+        found = survey(options, on_call=progress.on_call)
+    report = found.to_json()
+    if html is not None:
+        from swarm_repro.reporting.html import write_html
+
+        write_html(report, html)
+    if as_json:
+        click.echo(encode_json(report))
+    else:
+        for line in survey_lines(report):
+            click.echo(line)
+    return int(found.exit_code)

@@ -1,4 +1,4 @@
-"""A diff report for a terminal.
+"""Diff and survey reports for a terminal.
 
 Everything a model said goes through ``printable``: a completion cannot drive the terminal.
 """
@@ -20,6 +20,14 @@ _CLASSES = {
     "only_a": "only in A",
     "only_b": "only in B",
 }
+
+_SURVEYED = {
+    "same": "ask what was recorded",
+    "changed": "ask something else at their place",
+    "unrecorded": "have no recording at their place",
+    "unplayed": "recorded, and not asked for any more",
+}
+_GROUPS = 20
 
 #: A report as JSON; its members are described by its schema.
 Report = Mapping[str, Any]
@@ -89,8 +97,7 @@ def _origin(origin: Report, call: Report | None) -> Iterator[str]:
 
 def _parting(parting: Report) -> Iterator[str]:
     yield printable(
-        f"    the texts part at {parting['unit']} {parting['index']}, after "
-        f"{parting['a_before']!r}"
+        f"    the texts part at {parting['unit']} {parting['index']}, after {parting['a_before']!r}"
     )
     for side in ("a", "b"):
         shown = f"    {side.upper()}: {parting[side]!r}"
@@ -153,3 +160,37 @@ def _metrics(moved: Sequence[Report]) -> Iterator[str]:
         )
     if len(moved) > _CALLS:
         yield f"  and {len(moved) - _CALLS} more"
+
+
+def survey_lines(report: Report) -> Iterator[str]:
+    """The lines of a survey.
+
+    Args:
+        report: As ``Survey.to_json`` gives it.
+    """
+    yield printable(report["verdict"])
+    for version in report["versions"]:
+        yield printable(f"  {version}")
+    counts, anew = report["counts"], report["record_anew"]
+    yield ""
+    for name, shown in _SURVEYED.items():
+        if counts[name]:
+            yield f"{counts[name]:>8}  {shown}"
+    for group in report["groups"][:_GROUPS]:
+        at = "" if group["character"] is None else f", character {group['character']}"
+        yield ""
+        yield printable(
+            f"  {group['field']}{at}: {group['calls']} calls of {', '.join(group['scopes'])}, "
+            f"first call {group['first']['i']} of {group['first']['scope']}"
+        )
+        yield printable(f"    recorded: {group['a']}")
+        yield printable(f"    asked:    {group['b']}")
+    if len(report["groups"]) > _GROUPS:
+        yield f"  and {len(report['groups']) - _GROUPS} more kinds of difference"
+    if anew["calls"]:
+        yield ""
+        yield (
+            f"to record anew: {anew['calls']} calls, about {anew['seconds']:.0f} s at the recorded "
+            f"speed; since other answers lead to other prompts, up to {anew['at_most_calls']} "
+            f"calls, {anew['at_most_seconds']:.0f} s"
+        )

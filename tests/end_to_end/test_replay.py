@@ -129,7 +129,7 @@ def test_a_recorded_run_of_another_length_does_not_pass_for_this_one(project: Pa
 
 EDITED_METRIC = """\
 import sys
-import swarm_repro.simulation.run as run
+import swarm_repro.simulation.swarm as run
 original = run._import_swarm
 
 def with_edited_metric():
@@ -185,7 +185,7 @@ def test_an_edited_metric_is_named_and_can_be_accepted(project: Path) -> None:
 
 ASYNC = """\
 import asyncio, sys
-import swarm_repro.simulation.run as run
+import swarm_repro.simulation.swarm as run
 original = run._import_swarm
 
 def with_run_async():
@@ -253,7 +253,7 @@ def test_run_async_replays_too_and_a_miss_in_an_accept_call_does_not_accept(
 def test_a_replay_that_connects_a_socket_is_refused(project: Path) -> None:
     code = (
         "import sys\n"
-        "import swarm_repro.simulation.run as run\n"
+        "import swarm_repro.simulation.swarm as run\n"
         "original = run._import_swarm\n"
         "def meddle():\n"
         "    import socket, contextlib\n"
