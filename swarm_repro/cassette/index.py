@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette.lines import LineError, decode_line
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
-from swarm_repro.cassette.records import At, CallRecord, RunRecord
+from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord
 from swarm_repro.completion import Completion, stable_document
 from swarm_repro.errors import CassetteDamagedError
 from swarm_repro.request import OUTSIDE_KEY
@@ -95,7 +96,7 @@ class CassetteIndex:
     Attributes:
         path: The file.
         cassette: Header, models, environments and runs; its ``texts`` and ``calls`` are empty, and
-            so are the ``calls`` of its runs.
+            so are the ``calls`` of its runs and witnesses.
         entries: All calls, in file order.
         usage: Sums by scope.
         texts: Texts by SHA-256.
@@ -114,13 +115,14 @@ class CassetteIndex:
         self.path = path
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(open_cassette(path))
-            reader = _IndexReader(path)
-            self.cassette = reader.read(self._file)
+            places: dict[bytes, tuple[int, int]] = {}
+            self.texts: Mapping[str, str] = _Texts(path, places, self._read_text)
+            reader = _IndexReader(path, places, self.texts)
+            self.cassette = reader.read(stack.enter_context(open_cassette(path)))
             reader.require_end()
             self._open = stack.pop_all()
         self.entries = reader.entries
         self.usage = reader.usage
-        self.texts: Mapping[str, str] = _Texts(path, reader.places, self._read_text)
         self._envs = list(self.cassette.envs)
 
     def __enter__(self) -> CassetteIndex:
@@ -208,17 +210,20 @@ class _Texts(Mapping[str, str]):
 class _IndexReader(RecordReader):
     """Keeps places where the other reader keeps content."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, places: dict[bytes, tuple[int, int]], texts: Mapping[str, str]
+    ) -> None:
         super().__init__(path)
         self.entries: list[Entry] = []
-        self.places: dict[bytes, tuple[int, int]] = {}
+        self._places = places
+        self._texts = texts
         self.usage: dict[str, Usage] = {}
         self._seen: set[tuple[str, bytes, int]] = set()
         self._shared: dict[object, object] = {}
 
     def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
         del cassette
-        self.places[bytes.fromhex(text_sha256(text))] = (offset, length)
+        self._places[bytes.fromhex(text_sha256(text))] = (offset, length)
 
     def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
         del cassette
@@ -239,15 +244,32 @@ class _IndexReader(RecordReader):
                 kind=self._once(call.kind),
                 asked=asked,
                 sent=asked if call.sent == call.asked else _key_bytes(call.sent),
-                answer=_answer_digest(call),
+                answer=self._answer_digest(call),
                 settings=self._once(_settings_digest(call)),
                 env=call.env,
             )
         )
         self.usage[scope] = self.usage.get(scope, Usage()).plus(call)
 
+    def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
+        del record
+        return frozenset()
+
     def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
         cassette.runs.append(RunRecord.from_json({**record, "calls": []}, []))
+
+    def _answer_digest(self, call: CallRecord) -> bytes:
+        """Digest of the answer as it is stored, without volatile members.
+
+        Equal digests are equal answers. Answers whose digests differ can still be equal, if they
+        were stored in different forms; ``same_but_volatile`` decides then.
+        """
+        stored = call.stored_response
+        if "json" in stored:
+            known = [stored.get("status"), stable_document(stored["json"])]
+            return bytes.fromhex(sha256_hex(encode_json(known)))
+        whole = replace(call, texts=self._texts)
+        return bytes.fromhex(whole.completion.stable_sha256)
 
     def _once(self, value: _T) -> _T:
         """One object for equal values, which most calls share."""
@@ -259,19 +281,6 @@ def _key_bytes(key: str) -> bytes:
         return bytes.fromhex(key.rpartition(":")[2])
     except ValueError as error:
         raise LineError(f"a key that is none: {key!r}") from error
-
-
-def _answer_digest(call: CallRecord) -> bytes:
-    """Digest of the answer as it is stored, without volatile members.
-
-    Equal digests are equal answers. Answers whose digests differ can still be equal, if they were
-    stored in different forms; ``same_but_volatile`` decides then.
-    """
-    stored = call.stored_response
-    if "json" in stored:
-        known = [stored.get("status"), stable_document(stored["json"])]
-        return bytes.fromhex(sha256_hex(encode_json(known)))
-    return bytes.fromhex(call.completion.stable_sha256)
 
 
 def _settings_digest(call: CallRecord) -> bytes:

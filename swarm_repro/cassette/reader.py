@@ -234,9 +234,8 @@ class RecordReader:
         elif kind == "run":
             self.keep_run(cassette, record)
         elif kind == "witness":
-            cassette.witnesses[env_at(self._envs, record["env"])] = from_ranges(
-                record["calls"], self._ids
-            )
+            env = env_at(self._envs, record["env"])
+            cassette.witnesses[env] = self.calls_of(record)
         else:
             raise LineError(f"an unknown record {kind!r}")
 
@@ -264,6 +263,14 @@ class RecordReader:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
         cassette.calls[call.id] = call
         self._ids.append(call.id)
+
+    def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
+        """The calls that a run or a witness names.
+
+        Raises:
+            LineError: They are not in the file.
+        """
+        return from_ranges(record["calls"], self._ids)
 
     def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
         """Take a run record.

@@ -16,8 +16,9 @@ import orjson
 from swarm_repro.compare.causes import Edit
 from swarm_repro.difference import first_difference
 
-#: Characters on each side of the place where two texts part.
-_REACH = 16
+#: Characters on each side of the place where two texts part: enough to tell one agent's words from
+#: another's that begin alike, few enough to survive a simulator that shows posts cut short.
+_REACH = 64
 #: Fewer characters than this prove nothing: ``trade`` stands in many prompts.
 _MIN_CHARACTERS = 12
 #: Carriers that are looked for: the first ones, which are the roots, and the latest, since a

@@ -215,5 +215,7 @@ def _template(binding: ModelBinding) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.7g}"  # what float32 can tell apart
     text = ABSENT if value is None else str(value)
     return text if len(text) <= 2 * _SHOWN else text[: 2 * _SHOWN - 1] + "…"

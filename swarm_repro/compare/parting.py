@@ -13,9 +13,15 @@ from swarm_repro.difference import first_difference
 #: Characters shown on each side of a parting.
 _CONTEXT = 40
 
-#: TODO
-NOISE_FLOOR = 0.02
-NOISE_CEILING = 0.2
+#: What noise of the arithmetic is taken to move at least, in nats: it may begin at the very place
+#: where two completions part, with a second client or at the edge of a batch, so that nothing of it
+#: is seen before. This is the median movement of the margin between the two likeliest tokens of a
+#: place between settings whose arithmetic differs (flash attention, another build; 0.095 to 0.112
+#: over 450 places). Source: docs/explanation/nondeterminism.md.
+NOISE_FLOOR = 0.1
+#: The most that it is taken to move, in nats: the largest movement seen there was 0.737. Logprobs
+#: that differ by more have another reason, such as another model. Source: the same.
+NOISE_CEILING = 0.75
 
 Tokenize = Callable[[str], list[str]]
 
@@ -143,18 +149,15 @@ def logprob_drift(a: Completion, b: Completion) -> float | None:
     return _drift(a_tokens, b_tokens, _shared(a_tokens, b_tokens))
 
 
-def is_near_tie(margin: float, drift: float | None) -> bool:
+def is_near_tie(margin: float, noise: float | None) -> bool:
     """Whether noise of the arithmetic suffices to swap two tokens.
-
-    It moves both logprobs, so that a margin of twice the noise can close. The noise is what was
-    seen of it in the tokens before, ``drift``, but at least ``NOISE_FLOOR`` and no more than
-    ``NOISE_CEILING``, beyond which logprobs differ for another reason.
 
     Args:
         margin: Difference of the two tokens' logprobs, in nats.
-        drift: Largest difference seen before, in nats, or None.
+        noise: How far noise was seen to move such a margin, in nats; None where nothing is known
+            of it. Taken as no less than ``NOISE_FLOOR`` and no more than ``NOISE_CEILING``.
     """
-    return margin <= max(NOISE_FLOOR, min(2 * (drift or 0.0), NOISE_CEILING))
+    return margin <= min(max(noise or 0.0, NOISE_FLOOR), NOISE_CEILING)
 
 
 def part_beside(a: Completion, b: Completion, witness: Completion) -> Parting | None:
@@ -184,11 +187,14 @@ def part_beside(a: Completion, b: Completion, witness: Completion) -> Parting | 
     if found is None:
         return plain
     index, start, token = found
-    listed = _listed(token)
-    one = _begins(listed, a_data[start:], beyond=common - start)
-    other = _begins(listed, b_data[start:], beyond=common - start)
-    margin = None if one is None or other is None else abs(one - other)
     character = min(len(a_data[:start].decode("utf-8", "ignore")), plain.character)
+    listed = _listed(token)
+    margin: float | None = None
+    if token.swallowed is not None and start + len(token.swallowed) <= common:
+        start += len(token.swallowed)
+        one = _begins(listed, a_data[start:], beyond=common - start)
+        other = _begins(listed, b_data[start:], beyond=common - start)
+        margin = None if one is None or other is None else abs(one - other)
     return _parting(
         a.text,
         b.text,
@@ -247,11 +253,12 @@ def _part_by_tokens(
     one = a_tokens[index] if index < len(a_tokens) else None
     other = b_tokens[index] if index < len(b_tokens) else None
     drift = _drift(a_tokens, b_tokens, index)
+    noise = max(2 * (drift or 0.0), _margin_noise(a_tokens[:index], b_tokens[:index]))
     margin, at_least = _margin(one, other)
     near_tie: bool | None = None
     if margin is not None:
-        near_tie = is_near_tie(margin, drift)
-    elif at_least is not None and not is_near_tie(at_least, drift):
+        near_tie = is_near_tie(margin, noise)
+    elif at_least is not None and not is_near_tie(at_least, noise):
         near_tie = False
     return _parting(
         a,
@@ -316,16 +323,42 @@ def _drift(a: Sequence[Token], b: Sequence[Token], shared: int) -> float | None:
     )
 
 
+def _margin_noise(a: Sequence[Token], b: Sequence[Token]) -> float:
+    """How far the margin of two tokens moved between the sides where both still agree.
+
+    Looked at are the two likeliest tokens of each place on either side. Where few tokens are shared
+    or all were all but certain, twice the drift says too little: a likely token's logprob hardly
+    moves.
+    """
+    largest = 0.0
+    for one, other in zip(a, b, strict=True):
+        for pair in (one.top[:2], other.top[:2]):
+            then, now = _gap(one, pair), _gap(other, pair)
+            if then is not None and now is not None:
+                largest = max(largest, abs(then - now))
+    return largest
+
+
+def _gap(place: Token, pair: Sequence[Token]) -> float | None:
+    """Difference of two tokens' logprobs at a place, or None where it does not list both."""
+    found = [listed.logprob for token in pair for listed in place.top if token.is_listed_as(listed)]
+    if len(found) != 2 or found[0] is None or found[1] is None:
+        return None
+    return found[0] - found[1]
+
+
 def _margin(one: Token | None, other: Token | None) -> tuple[float | None, float | None]:
     """The margin of two tokens; where no side lists both, what it is at least."""
     if one is None or other is None:
         return None, None
+    if one.swallowed is None or one.swallowed != other.swallowed:
+        return None, None  # they part before the tokens whose logprobs are shown
     margins: list[float] = []
     bounds: list[float] = []
     for chosen, rival in ((one, other), (other, one)):
         if chosen.logprob is None:
             continue
-        listed = next((token for token in chosen.top if token.is_same(rival)), None)
+        listed = next((token for token in chosen.top if rival.is_listed_as(token)), None)
         if listed is not None and listed.logprob is not None:
             margins.append(abs(chosen.logprob - listed.logprob))
         elif chosen.top:
@@ -338,7 +371,7 @@ def _listed(token: Token | None) -> tuple[Token, ...]:
     """The most likely tokens of a place, with the chosen one."""
     if token is None or token.logprob is None:
         return ()
-    if any(token.is_same(listed) for listed in token.top):
+    if any(token.is_listed_as(listed) for listed in token.top):
         return token.top
     return tuple(sorted((*token.top, token), key=lambda listed: -(listed.logprob or 0.0)))
 

@@ -44,6 +44,29 @@ class Token:
             return self.text == other.text
         return self.id is not None and other.id is not None
 
+    def is_listed_as(self, other: Token) -> bool:
+        """Whether a token of a list of likely ones is this one, whatever bytes came with it."""
+        if self.id is not None and other.id is not None:
+            return self.id == other.id
+        return self.is_same(other)
+
+    @property
+    def swallowed(self) -> bytes | None:
+        """Bytes of the tokens just before it that are shown together with it.
+
+        llama-server shows a character that takes several tokens as the last of them. Lists of
+        likely tokens hold its own bytes, so that the rest can be told.
+
+        Returns:
+            The bytes, or None where they cannot be told from its own.
+        """
+        if self.data is None or self.data.isascii():
+            return b""
+        listed = next((token for token in self.top if self.is_listed_as(token)), None)
+        if listed is None or listed.data is None or not self.data.endswith(listed.data):
+            return None
+        return self.data[: len(self.data) - len(listed.data)]
+
     @property
     def shown(self) -> str:
         r"""Its text; bytes that are no whole character as ``\xf0``; a bare id as ``<id 57>``."""

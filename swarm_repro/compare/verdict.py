@@ -14,6 +14,18 @@ from swarm_repro.environment import Environment
 
 #: Members of an environment in the order in which they explain another completion.
 _EXPLAINING = ("backend", "build", "binary_sha256", "devices", "cpu", "machine", "system")
+_WHAT = {
+    "backend": "another backend",
+    "build": "another llama.cpp build",
+    "binary_sha256": "another llama.cpp build",
+    "devices": "other devices",
+    "cpu": "another CPU",
+    "machine": "another machine",
+    "system": "another operating system",
+    "flags": "other server flags",
+    "settings": "other server settings",
+    "variables": "other environment variables",
+}
 #: A call that took this many times as long did not have the machine for itself.
 _SLOWER = 1.5
 
@@ -58,7 +70,8 @@ def _describe_root(comparison: Comparison, origin: Origin) -> str:
     if found:
         first = min(found, key=_explaining)
         values = f"{first.recorded} in A, {first.asked} in B"
-        return f"cause: another environment: {first.field}: {values}; {where}"
+        what = _WHAT.get(first.field.partition("[")[0].partition(".")[0], "another environment")
+        return f"cause: {what}: {first.field}: {values}; {where}"
     slots = _slots(comparison.a.cassette.envs[one.env])
     if slots is not None and slots > 1:
         return (

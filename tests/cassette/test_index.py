@@ -1,0 +1,81 @@
+"""The index finds in a file what the reader reads from it, and refuses what the reader refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swarm_repro.cassette.index import CassetteIndex
+from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
+from tests.core.making import small_cassette
+from tests.support.command import ROOT
+
+COMMITTED = sorted(
+    [*(ROOT / "cassettes").glob("*.jsonl"), *(ROOT / "tests/data/drift").glob("*.jsonl")]
+)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_it_finds_what_the_reader_reads(path: Path) -> None:
+    whole = read_cassette(path)
+    with CassetteIndex(path) as index:
+        found = [index.call(entry) for entry in index.entries]
+        assert [call.id for call in found] == list(whole.calls)
+        for call in found:
+            known = whole.calls[call.id]
+            assert call.body == known.body
+            assert index.completion_of(call).body == known.completion.body
+        assert dict(index.texts) == whole.texts
+        assert len(index.texts) == len(whole.texts)
+        assert index.cassette.models == whole.models
+        assert index.cassette.envs == whole.envs
+        assert [run.id for run in index.cassette.runs] == [run.id for run in whole.runs]
+        assert sum(usage.calls for usage in index.usage.values()) == len(whole.calls)
+
+
+def test_equal_answers_have_equal_digests_and_others_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    whole = read_cassette(path)
+    with CassetteIndex(path) as index:
+        by_digest: dict[bytes, set[str]] = {}
+        for entry in index.entries:
+            call = index.call(entry)
+            by_digest.setdefault(entry.answer, set()).add(whole.calls[call.id].completion.text)
+    assert len(by_digest) == 3
+    assert all(len(texts) == 1 for texts in by_digest.values())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-40],
+        lambda whole: whole.replace(b"fine", b"evil", 1),
+        lambda whole: b"".join(whole.splitlines(keepends=True)[:-1]),
+        lambda whole: whole + whole.splitlines(keepends=True)[-2],
+        lambda whole: b"{}\n",
+    ],
+)
+def test_damage_is_refused(tmp_path: Path, damage: object) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(CassetteDamagedError, match=r"c\.jsonl"):
+        CassetteIndex(path)
+
+
+def test_a_file_that_changes_while_it_is_open_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    with CassetteIndex(path) as index:
+        path.write_bytes(b"x" * path.stat().st_size)
+        with pytest.raises(CassetteDamagedError, match="changed while it was being read"):
+            index.call(index.entries[0])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CassetteAccessError, match="there is no cassette"):
+        CassetteIndex(tmp_path / "none.jsonl")
