@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from swarm_repro.cassette.index import Entry
 
@@ -42,18 +41,33 @@ def align(a: Iterable[Entry], b: Iterable[Entry]) -> list[Pair]:
     Returns:
         Every call once, in causal order as far as it is known: by (at, scope, i).
     """
-    places: dict[tuple[str, int], tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
-    for side, entries in enumerate((a, b)):
-        for entry in entries:
-            places[entry.scope, entry.i][side].append(entry)
+    left, right = _by_place(a), _by_place(b)
     pairs: list[Pair] = []
-    for ones, others in places.values():
-        if len(ones) == len(others) == 1:
-            pairs.append(Pair(ones[0], others[0]))
+    for place in dict.fromkeys((*left, *right)):
+        one, other = left.pop(place, ()), right.pop(place, ())
+        if isinstance(one, Entry) and isinstance(other, Entry):
+            pairs.append(Pair(one, other))
         else:
-            pairs.extend(_match(ones, others))
+            pairs.extend(_match(_as_list(one), _as_list(other)))
     pairs.sort(key=causal_order)
     return pairs
+
+
+#: One call, or several at one place; one is the rule, and a list for each would cost memory.
+_Place: TypeAlias = "Entry | list[Entry]"
+
+
+def _by_place(entries: Iterable[Entry]) -> dict[tuple[str, int], _Place]:
+    places: dict[tuple[str, int], _Place] = {}
+    for entry in entries:
+        place = (entry.scope, entry.i)
+        known = places.get(place)
+        places[place] = entry if known is None else [*_as_list(known), entry]
+    return places
+
+
+def _as_list(place: Entry | Sequence[Entry]) -> list[Entry]:
+    return [place] if isinstance(place, Entry) else list(place)
 
 
 def causal_order(pair: Pair) -> tuple[object, ...]:

@@ -95,7 +95,6 @@ class DiffReport:
             if identical_too or judged.cls is not Class.IDENTICAL
         ]
         shown = listed if limit is None else listed[:limit]
-        numbers = {judged.pair: number for number, judged in enumerate(comparison.judged)}
         return {
             "report": "diff",
             "version": 1,
@@ -105,9 +104,7 @@ class DiffReport:
             "a": _file(comparison.a),
             "b": _file(comparison.b),
             "counts": count_classes(comparison.judged),
-            "origins": [
-                self._origin(origin, numbers[origin.pair]) for origin in comparison.origins[:limit]
-            ],
+            "origins": [self._origin(origin) for origin in comparison.origins[:limit]],
             "environment": [
                 _difference(difference) for difference in environment_differences(comparison)
             ],
@@ -116,14 +113,14 @@ class DiffReport:
             "left_out": len(listed) - len(shown),
         }
 
-    def _origin(self, origin: Origin, number: int) -> dict[str, object]:
+    def _origin(self, origin: Origin) -> dict[str, object]:
         shown: dict[str, object] = {
             "id": origin.id,
             "kind": "root" if origin.cause is None else "cause",
-            "call": number,
+            "call": origin.number,
         }
         if origin.cause is None:
-            one, other = self._records(self.comparison.judged[number])
+            one, other = self._records(self.comparison.judged[origin.number])
             if one is None or other is None:
                 raise ValueError("a root has two calls")
             found = part(one.completion, other.completion, tokenize=self._tokenize)

@@ -58,6 +58,7 @@ class Origin:
     Attributes:
         id: Its number, in causal order.
         pair: The first pair it shows in.
+        number: That pair's place in ``Comparison.judged``.
         cause: What differs, or None for a root.
         calls: Pairs it shows in.
         scopes: Whose calls these are.
@@ -69,6 +70,7 @@ class Origin:
     id: int
     pair: Pair
     cause: Cause | None
+    number: int = 0
     calls: int = 1
     scopes: set[str] = field(default_factory=set)
     proven: int = 0
@@ -103,27 +105,29 @@ class Comparison:
         self.a = a
         self.b = b
         self.origins: list[Origin] = []
+        self._numbered = 0
         self._by_cause: dict[object, Origin] = {}
         self._known_lines: dict[tuple[str, str], int] = {}
         self._settings: dict[tuple[bytes, bytes], list[Cause]] = {}
         self._carriers = Carriers()
         self._same_models = a.cassette.models == b.cassette.models
         self._seed = _seed_cause(a.cassette, b.cassette)
-        places: dict[int, Judged] = {}
-        pairs = align(a.entries, b.entries)
-        numbered = enumerate(pairs)
-        for _, step in groupby(numbered, key=lambda item: _step(item[1])):
-            # Within a step the roots come first: who acted before whom is not recorded.
-            later: list[tuple[int, Pair]] = []
-            for number, pair in step:
-                judged = self._judge_same_request(pair)
-                if judged is None:
-                    later.append((number, pair))
-                else:
-                    places[number] = judged
-            for number, pair in later:
-                places[number] = self._judge_other_request(pair)
-        self.judged = [places[number] for number in range(len(pairs))]
+        self.judged: list[Judged] = []
+        for _, step in groupby(align(a.entries, b.entries), key=lambda pair: pair.entry.at):
+            self._judge_step(list(step))
+
+    def _judge_step(self, pairs: list[Pair]) -> None:
+        """Judge the calls of one step: roots first, since who acted before whom is not recorded."""
+        start = len(self.judged)
+        found = [self._judge_same_request(pair) for pair in pairs]
+        self.judged += [
+            judged or self._judge_other_request(pair)
+            for judged, pair in zip(found, pairs, strict=True)
+        ]
+        numbers = {id(pair): number for number, pair in enumerate(pairs, start=start)}
+        for origin in self.origins[self._numbered :]:
+            origin.number = numbers[id(origin.pair)]
+        self._numbered = len(self.origins)
 
     def _judge_same_request(self, pair: Pair) -> Judged | None:
         """Judge two calls with one sent key; None where the keys differ or a call is missing."""
@@ -277,10 +281,6 @@ class Comparison:
             origins=origins,
             proven=proven,
         )
-
-
-def _step(pair: Pair) -> object:
-    return pair.entry.at
 
 
 def _lines(edit: Edit) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ def judge_call(
             none, or None where the backend has no such thing.
     """
     differing = [answer for answer in answers if not same_but_volatile(recorded, answer)]
-    distinct = {answer.stable_sha256: answer for answer in reversed(answers)}
+    distinct = {answer.stable_sha256: answer for answer in answers}
     group: Group = "same"
     parting: Parting | None = None
     why: str | None = failure
