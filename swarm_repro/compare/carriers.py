@@ -31,13 +31,13 @@ class Carrier(NamedTuple):
 
     Attributes:
         origins: Ids of the origins that made it differ.
-        proven: Whether that is known, or only the likeliest.
+        own: Whether it is an origin's own completion, so that repeating it proves something.
         marks: Words of both versions, each within a line; an empty string where they would be
             too short to prove anything.
     """
 
     origins: tuple[int, ...]
-    proven: bool
+    own: bool
     marks: tuple[tuple[str, str], ...]
 
 
@@ -49,14 +49,14 @@ class Carriers:
         self._first: list[Carrier] = []
         self._latest: deque[Carrier] = deque(maxlen=_LATEST)
 
-    def add(self, a: str, b: str, *, origins: tuple[int, ...], proven: bool) -> None:
+    def add(self, a: str, b: str, *, origins: tuple[int, ...], own: bool) -> None:
         """Note a completion that differs.
 
         Args:
             a: What the model said in one recording.
             b: In the other.
             origins: Ids of the origins that made it differ.
-            proven: Whether that is known.
+            own: Whether it is an origin's own completion.
         """
         marks = tuple(
             (_mark(one, at), _mark(other, at))
@@ -66,7 +66,7 @@ class Carriers:
         marks = tuple(both for both in marks if both != ("", ""))
         if not marks:
             return
-        carrier = Carrier(origins, proven, marks)
+        carrier = Carrier(origins, own, marks)
         if len(self._first) < _FIRST:
             self._first.append(carrier)
         else:

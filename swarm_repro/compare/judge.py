@@ -143,7 +143,7 @@ class Comparison:
             cls, origin = Class.ROOT, self._add_origin(pair, None)
         else:
             cls, origin = Class.CHANGED, self._origin_of(rendered, pair)
-        self._carry(one, other, (origin.id,), proven=True)
+        self._carry(one, other, (origin.id,), own=True)
         return Judged(pair, cls, (origin.id,))
 
     def _judge_other_request(self, pair: Pair) -> Judged:
@@ -167,7 +167,7 @@ class Comparison:
         follows = self._unexplained(edits) if known is not None else []
         judged = self._follow(pair, follows, own, known)
         if pair.a.answer != pair.b.answer:
-            self._carry(one, other, judged.origins, proven=judged.proven is not False)
+            self._carry(one, other, judged.origins, own=judged.cls is Class.CHANGED)
         return judged
 
     def _judge_alone(self, pair: Pair) -> Judged:
@@ -228,22 +228,21 @@ class Comparison:
         """Find out what texts follow from, and count it there."""
         cls = Class.CHANGED if own else Class.FALLOUT
         if known is None or (own and not edits):
-            return Judged(pair, cls, tuple(dict.fromkeys(own)))
+            return Judged(pair, cls, _unique(own))
         found = self._carriers.found_in(edits)
-        certain = tuple(
-            dict.fromkeys(
-                origin for carrier in found if carrier.proven for origin in carrier.origins
-            )
-        )
-        for number in certain:
-            self.origins[number].proven += 1
-        if certain:
-            return Judged(pair, cls, tuple(dict.fromkeys((*own, *certain))), proven=True)
-        if own:
-            return Judged(pair, cls, tuple(dict.fromkeys(own)), proven=False)
-        known.assumed += 1
-        known.shared += self._is_shared(known, pair)
-        return Judged(pair, cls, (known.id,), proven=False)
+        certain = _unique(origin for carrier in found if carrier.own for origin in carrier.origins)
+        # Words of a call that only followed lead to its origin too, but prove nothing.
+        likely = _unique(origin for carrier in found for origin in carrier.origins)
+        if not likely and not own:
+            likely = (known.id,)
+        for number in likely:
+            origin = self.origins[number]
+            if number in certain:
+                origin.proven += 1
+            else:
+                origin.assumed += 1
+                origin.shared += len(likely) > 1 or self._is_shared(origin, pair)
+        return Judged(pair, cls, _unique((*own, *certain, *likely)), proven=bool(certain))
 
     def _first_origin(self, pair: Pair) -> Origin | None:
         return next((origin for origin in self.origins if origin.may_precede(pair)), None)
@@ -273,14 +272,18 @@ class Comparison:
         origin.scopes.add(pair.entry.scope)
 
     def _carry(
-        self, one: CallRecord, other: CallRecord, origins: tuple[int, ...], *, proven: bool
+        self, one: CallRecord, other: CallRecord, origins: tuple[int, ...], *, own: bool
     ) -> None:
         self._carriers.add(
             self.a.completion_of(one).text,
             self.b.completion_of(other).text,
             origins=origins,
-            proven=proven,
+            own=own,
         )
+
+
+def _unique(numbers: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers))
 
 
 def _lines(edit: Edit) -> list[tuple[str, str]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from swarm_repro.compare.causes import around
+from swarm_repro.difference import first_difference
 from swarm_repro.printable import printable
 
 _ORIGINS = 10
@@ -81,7 +83,7 @@ def _origin(origin: Report, call: Report | None) -> Iterator[str]:
     if origin["kind"] == "root":
         yield printable(f"  root {origin['id']}: {where}: same request, other completion")
         if origin["parting"]:
-            yield from _parting(origin["parting"])
+            yield from _parting(origin["parting"], call["completion"] if call else {})
         for difference in origin["environment"][:_CALLS]:
             yield printable(f"    environment: {_values(difference)}")
         for line in origin["evidence"]:
@@ -95,9 +97,15 @@ def _origin(origin: Report, call: Report | None) -> Iterator[str]:
     yield f"    {_fallout(origin['fallout'])}"
 
 
-def _parting(parting: Report) -> Iterator[str]:
+def _parting(parting: Report, texts: Report) -> Iterator[str]:
+    if texts and parting["unit"] == "token" and parting["a"] == parting["b"]:
+        at = first_difference(texts["a"], texts["b"])
+        yield printable(
+            f"    the texts part at character {at}: {around(texts['a'], at)} in A, "
+            f"{around(texts['b'], at)} in B; their tokens part before, at the same text:"
+        )
     yield printable(
-        f"    the texts part at {parting['unit']} {parting['index']}, after {parting['a_before']!r}"
+        f"    they part at {parting['unit']} {parting['index']}, after {parting['a_before']!r}"
     )
     for side in ("a", "b"):
         shown = f"    {side.upper()}: {parting[side]!r}"
