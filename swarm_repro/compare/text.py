@@ -81,7 +81,7 @@ def _origin(origin: Report, call: Report | None) -> Iterator[str]:
         where += f" at epoch {call['at'][0]}, step {call['at'][1]}"
     yield ""
     if origin["kind"] == "root":
-        yield printable(f"  root {origin['id']}: {where}: same request, other completion")
+        yield printable(f"  root {origin['id'] + 1}: {where}: same request, other completion")
         if origin["parting"]:
             yield from _parting(origin["parting"], call["completion"] if call else {})
         for difference in origin["environment"][:_CALLS]:
@@ -90,7 +90,7 @@ def _origin(origin: Report, call: Report | None) -> Iterator[str]:
             yield f"    {line}"
     else:
         more = f", in {origin['calls']} calls of {', '.join(origin['scopes'])}"
-        yield printable(f"  cause {origin['id']}: {where}: {origin['field']}{more}")
+        yield printable(f"  cause {origin['id'] + 1}: {where}: {origin['field']}{more}")
         at = "" if origin["character"] is None else f" (character {origin['character']})"
         yield printable(f"    A{at}: {origin['a']}")
         yield printable(f"    B{at}: {origin['b']}")

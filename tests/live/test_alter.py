@@ -55,3 +55,14 @@ def test_the_demo_goes_on_live_from_an_altered_call(tmp_path: Path, model_path: 
     replay = swarm_repro("run", scenario, "--seed", 42, "--cassette", target, cwd=tmp_path)
     assert replay.returncode == 0, replay.stderr
     assert "artifacts identical" in replay.stdout
+    diff = swarm_repro("diff", DEMO, target, "--json", cwd=tmp_path)
+    assert diff.returncode == 1, diff.stderr
+    report = json.loads(diff.stdout)
+    (origin,) = report["origins"]
+    assert origin["kind"] == "root"
+    (root,) = [call for call in report["calls"] if call["class"] == "root"]
+    assert (root["scope"], root["i"]) == (chosen.scope, chosen.i)
+    others = [call for call in report["calls"] if call is not root]
+    assert {call["class"] for call in others} <= {"fallout", "only_a", "only_b"}
+    assert all(call["origins"] == [origin["id"]] for call in others)
+    assert origin["fallout"]["proven"] > 0

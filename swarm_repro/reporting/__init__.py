@@ -1,0 +1,1 @@
+"""Reports to look at: one self-contained HTML file from a report's JSON."""
