@@ -12,6 +12,7 @@ from swarm_repro.cassette.lines import LineError
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.errors import CassetteDamagedError, UsageError
+from swarm_repro.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,18 +141,3 @@ def _completion_text(path: Path, call: CallRecord) -> str:
 def _count(call: CallRecord, name: str) -> str:
     count = call.tokens.get(name)
     return "?" if count is None else str(count)
-
-
-def printable(text: str, *, keep_lines: bool = False) -> str:
-    """A model's text with control characters shown, so that it cannot drive the terminal.
-
-    Args:
-        text: Any text.
-        keep_lines: Leave line feeds as they are.
-    """
-    return "".join(
-        character
-        if character.isprintable() or (keep_lines and character == "\n")
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
