@@ -32,6 +32,23 @@ class Failure:
         return f"call {self.i} of {self.scope}: {self.why}"
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A recorded call that was asked again (``--verify``).
+
+    Attributes:
+        request: As it was sent.
+        recorded: The recorded call.
+        answer: What came now.
+        prompt_differs: Whether the backend renders another prompt.
+    """
+
+    request: Request
+    recorded: CallRecord
+    answer: Completion
+    prompt_differs: bool
+
+
 @dataclass
 class Ledger:
     """What happened, whatever the simulation made of it.
@@ -42,7 +59,8 @@ class Ledger:
         called: How many went to the model and succeeded.
         failures: Calls that failed and never succeeded after, by id.
         misses: Calls and models that the cassette does not hold, explained.
-        differences: Calls whose answer was not the recorded one (``--verify``).
+        differences: Calls whose answer was not the recorded one (``--verify``), a line each.
+        verified: Recorded calls that were asked again (``--verify``).
         usage: Calls and token counts by scope.
     """
 
@@ -52,6 +70,7 @@ class Ledger:
     failures: dict[CallId, Failure] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    verified: list[Verified] = field(default_factory=list)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
 
     def count(self, scope: str, completion: Completion) -> None:

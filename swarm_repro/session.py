@@ -31,7 +31,7 @@ from swarm_repro.errors import (
     SwarmReproError,
     UsageError,
 )
-from swarm_repro.ledger import Failure, Ledger, PendingCall, ScopeCounter
+from swarm_repro.ledger import Failure, Ledger, PendingCall, ScopeCounter, Verified
 from swarm_repro.miss import explain_miss, explain_unknown_model
 from swarm_repro.model import ModelBinding, require_same_model
 from swarm_repro.request import Endpoint, Request, content_seed, event_seed
@@ -443,11 +443,10 @@ class Session:
             self.ledger.differences.append(f"{where}: not in the cassette")
             return completion
         recorded = self._require_store().completion_of(call.recorded)
-        if (
-            prompt_sha256 is not None
-            and call.recorded.prompt_sha256 is not None
-            and prompt_sha256 != call.recorded.prompt_sha256
-        ):
+        prompts = (call.recorded.prompt_sha256, prompt_sha256)
+        prompt_differs = None not in prompts and prompts[0] != prompts[1]
+        self.ledger.verified.append(Verified(call.sent, call.recorded, completion, prompt_differs))
+        if prompt_differs:
             self.ledger.differences.append(f"{where}: the backend renders another prompt")
         if not same_but_volatile(recorded, completion):
             found = differences(recorded.text, completion.text, field="completion")

@@ -14,12 +14,16 @@ from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError
 
 _COMMANDS = {
     "demo": "Replay the packaged demo in a temporary folder: no model, no network.",
+    "init": "Put a scenario, git attributes and a CI workflow into the current project.",
     "run": "Run unmodified SWARM on a scenario: record, replay or verify its model calls.",
     "diff": "Say where two recordings part, why, and what merely followed.",
     "verify": "Ask a live backend every recorded call again, and compare.",
     "audit": "Measure which settings make a model on this machine deterministic.",
     "show": "Show a cassette, or one of its calls.",
     "stats": "Count a cassette's calls, tokens and seconds by agent, model and environment.",
+    "export": "Write a cassette as another tool's log, such as Inspect's.",
+    "summarize": "Turn JSON reports into Markdown, for a job's summary.",
+    "textconv": "Print a cassette for git diff.",
     "model": "Fetch and digest model files.",
     "server": "Start, stop and watch a llama-server.",
     "doctor": "Say what is installed, which backends work, and what is missing.",

@@ -44,8 +44,9 @@ def command(
 ) -> int:
     """Say where two recordings, A and B, part, and why.
 
-    Calls are aligned by agent and ordinal. Roots got the same request and another completion; causes
-    are requests that differ by themselves; all else followed. Exit code 0: identical, 1: not.
+    Calls are aligned by agent and ordinal. Roots got the same request and another completion;
+    causes are requests that differ by themselves; all else followed. Exit code 0: identical, 1:
+    not.
     """
     from swarm_repro.compare.diff import DiffReport, require_comparable
     from swarm_repro.compare.judge import Comparison

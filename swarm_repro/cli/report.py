@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from swarm_repro.canonical import encode_json
+from swarm_repro.compare.verify_report import VerifyReport, text_lines
+from swarm_repro.compare.verify_run import verify_report
 from swarm_repro.simulation.outcome import Outcome
 
 
@@ -19,21 +21,35 @@ def finish(outcome: Outcome, *, as_json: bool, kept: bool = True) -> int:
     Returns:
         The exit code.
     """
+    verified = _verified(outcome)
     if as_json:
-        click.echo(encode_json(_as_json(outcome)))
+        click.echo(encode_json(_as_json(outcome, verified)))
         return int(outcome.exit_code)
     if outcome.report:
         click.echo(outcome.report.rstrip())
         click.echo()
     for line in _summary(outcome):
         click.echo(line)
+    if verified is not None:
+        for line in text_lines(verified):
+            click.echo(line)
     if kept and outcome.session.ledger.used:
         click.echo(f"artifacts in {outcome.plan.out}")
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
+    told = outcome.session.ledger.differences if verified is not None else []
     for message in outcome.messages:
-        click.echo(f"error: {message}", err=True)
+        if message not in told:
+            click.echo(f"error: {message}", err=True)
     return int(outcome.exit_code)
+
+
+def _verified(outcome: Outcome) -> VerifyReport | None:
+    """What came of asking again, where all that was asked is in the cassette."""
+    ledger, store = outcome.session.ledger, outcome.session.store
+    if not ledger.verified or store is None or ledger.called > len(ledger.verified):
+        return None
+    return verify_report(ledger.verified, store)
 
 
 def _summary(outcome: Outcome) -> list[str]:
@@ -52,7 +68,7 @@ def _summary(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _as_json(outcome: Outcome) -> dict[str, object]:
+def _as_json(outcome: Outcome, verified: VerifyReport | None) -> dict[str, object]:
     plan, ledger, verdict = outcome.plan, outcome.session.ledger, outcome.verdict
     changes = outcome.changes
     return {
@@ -81,6 +97,7 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
             "rounded": list(verdict.rounded),
             "metrics": list(verdict.metrics),
         },
+        "verify": None if verified is None else verified.to_json(),
         "messages": outcome.messages,
         "notes": outcome.notes,
         "duration_s": outcome.duration_s,

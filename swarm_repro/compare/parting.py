@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from swarm_repro.compare.tokens import Token, comparable, read_tokens
+from swarm_repro.compare.tokens import Token, Written, comparable, read_tokens
 from swarm_repro.completion import Completion
 from swarm_repro.difference import first_difference
 
@@ -16,8 +16,9 @@ _CONTEXT = 40
 #: What noise of the arithmetic is taken to move at least, in nats: it may begin at the very place
 #: where two completions part, with a second client or at the edge of a batch, so that nothing of it
 #: is seen before. This is the median movement of the margin between the two likeliest tokens of a
-#: place between settings whose arithmetic differs (flash attention, another build; 0.095 to 0.112
-#: over 450 places). Source: docs/explanation/nondeterminism.md.
+#: place between servers whose arithmetic differs: SmolLM2-135M in Q4_1, flash attention on and off,
+#: two builds; 0.095 to 0.112 over 450 places. Threads, repacking and micro-batches moved nothing
+#: there. Source: docs/explanation/nondeterminism.md.
 NOISE_FLOOR = 0.1
 #: The most that it is taken to move, in nats: the largest movement seen there was 0.737. Logprobs
 #: that differ by more have another reason, such as another model. Source: the same.
@@ -183,17 +184,20 @@ def part_beside(a: Completion, b: Completion, witness: Completion) -> Parting | 
         return plain
     a_data, b_data = _encoded(a.text), _encoded(b.text)
     common = _shared_bytes(a_data, b_data)
-    found = _token_at(read_tokens(witness) or (), a_data[:common])
-    if found is None:
+    written = Written.make(witness.text, read_tokens(witness) or ())
+    index = None if written is None else written.token_after(a_data[:common])
+    if written is None or index is None:
         return plain
-    index, start, token = found
-    character = min(len(a_data[:start].decode("utf-8", "ignore")), plain.character)
+    token = written.tokens[index]
     listed = _listed(token)
+    place = written.lead + common
+    start = written.starts[index]
+    character = min(written.character(index), plain.character)
     margin: float | None = None
-    if token.swallowed is not None and start + len(token.swallowed) <= common:
-        start += len(token.swallowed)
-        one = _begins(listed, a_data[start:], beyond=common - start)
-        other = _begins(listed, b_data[start:], beyond=common - start)
+    if token.swallowed is not None and start + len(token.swallowed) <= place:
+        shared = written.data[start + len(token.swallowed) : place]
+        one = _begins(listed, shared, a_data[common:])
+        other = _begins(listed, shared, b_data[common:])
         margin = None if one is None or other is None else abs(one - other)
     return _parting(
         a.text,
@@ -207,30 +211,21 @@ def part_beside(a: Completion, b: Completion, witness: Completion) -> Parting | 
     )
 
 
-def _token_at(tokens: Sequence[Token], before: bytes) -> tuple[int, int, Token] | None:
-    """The first token that goes on past a text, with its index and the byte it begins at."""
-    start = 0
-    for index, token in enumerate(tokens):
-        data, left = token.encoded, before[start:]
-        if data is None:
-            return None
-        if len(data) > len(left) or not (data or left):
-            return (index, start, token) if data.startswith(left) else None
-        if not left.startswith(data):
-            return None
-        start += len(data)
-    return None
-
-
-def _begins(listed: Sequence[Token], rest: bytes, *, beyond: int) -> float | None:
+def _begins(listed: Sequence[Token], shared: bytes, rest: bytes) -> float | None:
     """Logprob of the likeliest token by which a text can go on past where it parts.
 
     A text that ends there ends with a token without text.
+
+    Args:
+        listed: The tokens.
+        shared: What the token covers of the text before the place.
+        rest: The text from the place on.
     """
     for token in listed:
         data = token.encoded
         if data is not None and (
-            (rest.startswith(data) and len(data) > beyond) or not (rest or data)
+            ((shared + rest).startswith(data) and len(data) > len(shared))
+            or not (shared or rest or data)
         ):
             return token.logprob
     return None
@@ -381,14 +376,11 @@ def _character(
 ) -> int:
     """Where the token begins in the text, if the tokens add up to it; else where texts part."""
     at = first_difference(a, b)
-    ends = []
     for text, tokens in ((a, a_tokens), (b, b_tokens)):
-        data = b"".join(token.encoded or b"" for token in tokens)
-        if data != _encoded(text):
-            return at
-        before = b"".join(token.encoded or b"" for token in tokens[:index])
-        ends.append(len(before.decode("utf-8", "ignore")))
-    return min(at, *ends)
+        written = Written.make(text, tokens)
+        if written is not None:
+            at = min(at, written.character(index))
+    return at
 
 
 def _shared_bytes(a: bytes, b: bytes) -> int:

@@ -7,8 +7,9 @@ llama-cpp-python, ``llama_types.py`` (``CompletionLogprobs``, ``ChatCompletionLo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from swarm_repro.completion import Completion
 
@@ -85,6 +86,74 @@ class Token:
         if self.data is not None:
             return self.data
         return self.text.encode("utf-8", "surrogatepass") if self.text else None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A completion's text within the bytes of its tokens.
+
+    They can be more than the text: a chat answer leaves out reasoning, and the Markdown fence in
+    which a model writes JSON.
+
+    Attributes:
+        tokens: The tokens.
+        starts: The byte that each begins at.
+        data: The bytes of all.
+        lead: The byte that the text begins at.
+    """
+
+    tokens: tuple[Token, ...]
+    starts: tuple[int, ...]
+    data: bytes
+    lead: int
+
+    @classmethod
+    def make(cls, text: str, tokens: Sequence[Token]) -> Written | None:
+        """Find a text in its tokens.
+
+        Args:
+            text: What the completion says.
+            tokens: Its tokens.
+
+        Returns:
+            The text's place, or None where it is not there as it is, or bytes are not shown.
+        """
+        parts = [token.encoded for token in tokens]
+        known = [part for part in parts if part is not None]
+        data = b"".join(known)
+        lead = data.find(text.encode("utf-8", "surrogatepass"))
+        if not tokens or len(known) < len(parts) or lead < 0:
+            return None
+        starts = accumulate(map(len, known[:-1]), initial=0)
+        return cls(tuple(tokens), tuple(starts), data, lead)
+
+    def token_after(self, before: bytes) -> int | None:
+        """Index of the token that goes on past a beginning of the text, or ends the text there.
+
+        Args:
+            before: The beginning, in UTF-8.
+
+        Returns:
+            The index, or None: the text begins otherwise, or no token follows.
+        """
+        place = self.lead + len(before)
+        if self.data[self.lead : place] != before:
+            return None
+        ends = (*self.starts[1:], len(self.data))
+        last = len(ends) - 1
+        for index, end in enumerate(ends):
+            if end > place or (index == last and self.starts[last] == place):
+                return index
+        return None
+
+    def character(self, index: int) -> int:
+        """Index of the text's character that a token begins at, or in.
+
+        Args:
+            index: The token's index; that of no token stands for the end.
+        """
+        start = self.starts[index] if index < len(self.starts) else len(self.data)
+        return len(self.data[self.lead : max(start, self.lead)].decode("utf-8", "ignore"))
 
 
 def read_tokens(completion: Completion) -> tuple[Token, ...] | None:

@@ -16,6 +16,7 @@ from swarm_repro.difference import differences
 from swarm_repro.environment import Environment
 from swarm_repro.errors import (
     BackendError,
+    CassetteAccessError,
     ModelConflictError,
     RequestError,
     StrictModeError,
@@ -116,8 +117,7 @@ def verify_cassette(
         CassetteDamagedError: A recorded answer is damaged; nothing was asked.
         ModelConflictError: A backend has another model than the recorded.
         BackendError: A backend cannot be reached, or cannot keep what strict mode promises. A call
-            that fails later is in the report.
-        CassetteAccessError: The witness could not be written.
+            that fails later is in the report, and so is a witness that could not be written.
     """
     chosen = _choose(store, options)
     recorded = {number: store.completion_of(call) for number, call in chosen.items()}
@@ -146,7 +146,13 @@ def verify_cassette(
                 _ask(call, strict=store.header.strict, first=round_number == 0)
             on_answer(round_number * len(asked) + place + 1, total)
     verdicts = tuple(_judge(call) for call in asked)
-    witness, note = _note_witness(store, asked) if options.witness else (None, None)
+    witness, note, failed = None, None, False
+    if options.witness:
+        try:
+            witness, note = _note_witness(store, asked)
+        except CassetteAccessError as error:
+            # What was asked for so long is not lost: the report says it, and so does its exit code.
+            note, failed = f"no witness was written: {error}", True
     return VerifyReport(
         cassette=store.path.name,
         repeat=options.repeat,
@@ -156,6 +162,7 @@ def verify_cassette(
         other_model=not all(target.is_same_model for target in targets.values()),
         witness=witness,
         witness_note=note,
+        witness_failed=failed,
     )
 
 
@@ -308,13 +315,17 @@ def _changes(targets: Iterable[_Target]) -> tuple[Changed, ...]:
 
 
 def environment_changes(then: Environment, now: Environment) -> list[Changed]:
-    """The fields in which two environments differ, those of objects by member.
+    """The fields in which two environments differ, those of objects by member, flags by flag.
 
     Args:
         then: One environment.
         now: The other.
     """
     old, new = _flat(then.content), _flat(now.content)
+    if isinstance(old.get("flags"), list) and isinstance(new.get("flags"), list):
+        flags, other = _by_flag(old["flags"]), _by_flag(new["flags"])
+        old["flags"] = [flag for flag in flags if flag not in other]
+        new["flags"] = [flag for flag in other if flag not in flags]
     return [
         Changed(name, _shown(old.get(name)), _shown(new.get(name)))
         for name in dict.fromkeys((*old, *new))
@@ -330,6 +341,18 @@ def _flat(content: Mapping[str, object]) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
+
+
+def _by_flag(words: object) -> list[str]:
+    """A command line with each flag and its values as one."""
+    flags: list[str] = []
+    for word in words if isinstance(words, list) else ():
+        begins = str(word).startswith("-") and not str(word)[1:2].isdigit()
+        if begins or not flags:
+            flags.append(str(word))
+        else:
+            flags[-1] += f" {word}"
+    return flags
 
 
 def _shown(value: object) -> str:

@@ -147,11 +147,11 @@ def _group(parting: Parting) -> Group:
 def _drawn(sampling: Mapping[str, object]) -> str | None:
     """A caution for tokens that were drawn: the margin says all only where the best is taken."""
     temperature = sampling.get("temperature", 1.0)
-    if temperature == 0 or sampling.get("top_k") == 1:
+    if temperature == 0 or sampling.get("top_k") == 1 or not isinstance(temperature, float):
         return None
     return (
-        f"drawn at temperature {temperature}: where the draw falls on the edge between two tokens, "
-        "noise can swap them at any margin"
+        f"drawn at temperature {temperature:g}: where the draw falls on the edge between two "
+        "tokens, noise can swap them at any margin"
     )
 
 

@@ -23,7 +23,6 @@ _SHOWN: dict[Group, tuple[str, str]] = {
     "change": ("change", "changes"),
     "failed": ("failure", "failures"),
 }
-_CANDIDATES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,7 @@ class VerifyReport:
         other_model: Whether another model than the recorded was asked.
         witness: SHA-256 of the environment that was noted as a witness, or None.
         witness_note: What became of the wish for a witness, or None where there was none.
+        witness_failed: Whether the witness could not be written.
     """
 
     cassette: str
@@ -125,6 +125,7 @@ class VerifyReport:
     other_model: bool = False
     witness: str | None = None
     witness_note: str | None = None
+    witness_failed: bool = False
 
     @property
     def counts(self) -> dict[Group, int]:
@@ -133,11 +134,13 @@ class VerifyReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Failures count more than differences."""
+        """Failures count more than differences, those more than a witness that was not written."""
         counts = self.counts
         if counts["failed"]:
             return ExitCode.BACKEND
-        return ExitCode.OK if counts["same"] == len(self.calls) else ExitCode.DIFFERENCE
+        if counts["same"] < len(self.calls):
+            return ExitCode.DIFFERENCE
+        return ExitCode.USAGE if self.witness_failed else ExitCode.OK
 
     @property
     def verdict(self) -> str:
@@ -219,10 +222,18 @@ def _call_lines(call: CallVerdict) -> Iterator[str]:
 
 
 def _place(parting: Parting) -> str:
+    """Unit and index, the tokens chosen there and the likeliest, margin and drift."""
     shown = f"{parting.unit} {parting.index}"
-    for name, candidates in (("recorded", parting.a_candidates), ("now", parting.b_candidates)):
-        if candidates:
-            shown += f"; {name} {', '.join(map(_candidate, candidates[:_CANDIDATES_SHOWN]))}"
+    likely = parting.b_candidates or parting.a_candidates
+    for name, text, candidates in (
+        ("recorded", parting.a, parting.a_candidates or likely),
+        ("now", parting.b, likely),
+    ):
+        chosen = next((one for one in candidates if _begins(text, one.token)), None)
+        if chosen is not None:
+            shown += f"; {name} {_candidate(chosen)}"
+    if likely:
+        shown += f"; likeliest {_candidate(likely[0])}"
     if parting.margin is not None:
         shown += f"; margin {parting.margin:.4f} nats"
     if parting.drift is not None:
@@ -230,6 +241,11 @@ def _place(parting: Parting) -> str:
     return shown
 
 
+def _begins(text: str, token: str) -> bool:
+    """Whether a text goes on with a token; a text that ends, with the token that says so."""
+    return text.startswith(token) if token else not text
+
+
 def _candidate(candidate: Candidate) -> str:
-    value = "" if candidate.logprob is None else f" {candidate.logprob:.3f}"
-    return f"'{printable(candidate.token)}'{value}"
+    token = f"'{printable(candidate.token)}'" if candidate.token else "the end"
+    return token if candidate.logprob is None else f"{token} {candidate.logprob:.3f}"

@@ -1,0 +1,1 @@
+"""Cassettes in the formats of other tools."""

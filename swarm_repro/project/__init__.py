@@ -1,0 +1,1 @@
+"""swarm_repro in somebody's project: its files, its git, its CI."""
