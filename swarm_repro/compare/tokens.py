@@ -153,7 +153,7 @@ class Written:
             index: The token's index; that of no token stands for the end.
         """
         start = self.starts[index] if index < len(self.starts) else len(self.data)
-        return len(self.data[self.lead : max(start, self.lead)].decode("utf-8", "ignore"))
+        return len(self.data[self.lead : start].decode("utf-8", "ignore"))
 
 
 def read_tokens(completion: Completion) -> tuple[Token, ...] | None:
