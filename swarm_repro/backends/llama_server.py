@@ -329,8 +329,14 @@ class LlamaServer(DirectCalls):
                         url, cast_to=self._response_type, options={"timeout": limit_s}
                     )
                 else:
+                    # llama-server may close a connection it has streamed over just as the next
+                    # request goes out on it: such a connection is not kept.
+                    headers = {"Connection": "close"} if body and body.get("stream") else {}
                     response = self._client.post(
-                        url, cast_to=self._response_type, body=body, options={"timeout": limit_s}
+                        url,
+                        cast_to=self._response_type,
+                        body=body,
+                        options={"timeout": limit_s, "headers": headers},
                     )
             except openai.APIStatusError as error:
                 response = error.response

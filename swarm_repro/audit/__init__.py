@@ -1,0 +1,1 @@
+"""Measuring which settings give one answer to one seeded request here, and their price."""
