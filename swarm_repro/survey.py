@@ -167,7 +167,8 @@ def survey(
         hooks = SwarmHooks(event_log=plan.out / artifacts.EVENTS)
         run = recorded_run(plan, store)
         expected = [call for call in store.calls().values() if run is None or call.id in run.calls]
-        session = _SurveySession(plan, store, expected, hooks, on_call)
+        seed = next((known.seed for known in ([run] if run else store.runs())), None)
+        session = _SurveySession(plan, store, expected, hooks, on_call, recorded_seed=seed)
         simulate(plan, session, hooks)
     return Survey(
         plan=plan,
@@ -190,6 +191,8 @@ class _SurveySession(Session):
         expected: list[CallRecord],
         hooks: SwarmHooks,
         on_call: Callable[[PendingCall, Completion], None] | None,
+        *,
+        recorded_seed: int | None,
     ) -> None:
         super().__init__(
             mode=Mode.REPLAY,
@@ -200,10 +203,24 @@ class _SurveySession(Session):
             position=hooks.position,
             on_call=on_call,
         )
+        self._recorded = store.base.header if store.base is not None else None
+        self._recorded_seed = recorded_seed
         self.places = {(call.scope, call.i): call for call in expected}
         self.ordered = expected
         self.drifts: list[Drift] = []
         self.asked: set[tuple[str, int]] = set()
+
+    @property
+    def seed_causes(self) -> list[Cause]:
+        """Why derived seeds differ; that they do is no cause itself."""
+        if self._recorded is None:
+            return []
+        policies = (self._recorded.seed_policy, self.header.seed_policy)
+        if policies[0] != policies[1]:
+            return [Cause("seed policy", *policies)]
+        if self._recorded_seed is not None and self._recorded_seed != self.run_seed:
+            return [Cause("run seed", str(self._recorded_seed), str(self.run_seed))]
+        return []
 
     def look_up(self, call: PendingCall) -> None:
         place = (call.caller.scope, call.i)
@@ -277,7 +294,7 @@ def _causes(session: _SurveySession, drift: Drift) -> Iterator[tuple[object, Cau
     now = next(known for known in session.bindings if known.name == asked.model)
     causes = [] if binding is None else settings_causes(recorded, asked, (binding, now))
     if asked.asked_seed is None and asked.sent_seed != recorded.sent_seed:
-        causes.append(Cause("run seed", "the recording's", str(session.run_seed)))
+        causes += session.seed_causes
     edits = text_edits(recorded, asked)
     for cause in causes:
         yield cause, cause

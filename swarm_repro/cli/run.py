@@ -96,8 +96,15 @@ def _survey(options: RunOptions, *, html: Path | None, as_json: bool) -> int:
     from swarm_repro.simulation.plan import make_plan
     from swarm_repro.survey import survey
 
-    if options.mode not in (None, Mode.REPLAY) or options.update_artifacts or options.out:
-        raise UsageError("--survey calls nothing and writes nothing: leave the other mode out")
+    if options.mode not in (None, Mode.REPLAY):
+        raise UsageError(f"--survey is a replay: leave --{options.mode.value} out")
+    for flag, given in (
+        ("--update-artifacts", options.update_artifacts),
+        ("--out", options.out),
+        ("--check-model", options.check_model),
+    ):
+        if given:
+            raise UsageError(f"--survey writes nothing and needs no model: leave {flag} out")
     with RunProgress(make_plan(options)) as progress:
         found = survey(options, on_call=progress.on_call)
     report = found.to_json()

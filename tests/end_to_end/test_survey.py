@@ -6,9 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.support.command import ROOT, swarm_repro
+
+SCHEMA = ROOT / "docs" / "reference" / "schemas" / "survey.schema.json"
 
 
 @pytest.fixture
@@ -24,7 +27,9 @@ def survey(project: Path, *options: object) -> tuple[int, dict[str, object]]:
     done = swarm_repro("run", "s.yaml", "--survey", "--json", *options, cwd=project)
     assert done.stdout, done.stderr
     assert sorted(path for path in project.rglob("*")) == before, "a survey writes nothing"
-    return done.returncode, json.loads(done.stdout)
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    return done.returncode, report
 
 
 def edit(project: Path, old: str, new: str) -> None:
@@ -80,6 +85,13 @@ def test_another_seed_is_named_by_the_runs_seed(project: Path) -> None:
     assert groups(report)[0][0] == "run seed"
 
 
+def test_another_seed_policy_is_named_and_no_seed_is(project: Path) -> None:
+    edit(project, "  strict: true", "  strict: true\n  seed_policy: content")
+    code, report = survey(project)
+    assert code == 3
+    assert groups(report) == [("seed policy", 54, ["llm_1", "llm_2", "llm_3"])]
+
+
 def test_a_longer_run_has_calls_without_a_recording(project: Path) -> None:
     code, report = survey(project, "--steps", 9)
     assert code == 3
@@ -108,8 +120,9 @@ def test_the_text_lists_groups_and_what_recording_anew_takes(project: Path) -> N
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        (("--record",), "leave the other mode out"),
-        (("--out", "x"), "writes nothing"),
+        (("--record",), "leave --record out"),
+        (("--out", "x"), "leave --out out"),
+        (("--check-model", "x.gguf"), "leave --check-model out"),
         (("--cassette", "none.jsonl"), "there is no cassette"),
     ],
 )
