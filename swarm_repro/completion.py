@@ -128,9 +128,8 @@ class Completion:
                 continue
             if isinstance(document.get("content"), str):
                 parts.append(document["content"])
-            for choice in document.get("choices") or ():
-                message = choice.get("message") or choice.get("delta") or {}
-                parts.append(message.get("content") or choice.get("text") or "")
+            choices = document.get("choices")
+            parts.extend(map(_said, choices if isinstance(choices, list) else ()))
         return "".join(parts)
 
     @cached_property
@@ -191,6 +190,19 @@ def require_completion(completion: Completion, *, url: str) -> None:
 def _printable(text: str) -> str:
     """What a server said, on one line and without what could drive a terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _said(choice: object) -> str:
+    """The text of a choice, of its message or of its delta; servers differ in their forms."""
+    if not isinstance(choice, dict):
+        return ""
+    message = choice.get("message") or choice.get("delta")
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        pieces = [piece.get("text") for piece in content if isinstance(piece, dict)]
+        return "".join(piece for piece in pieces if isinstance(piece, str))
+    text = content or choice.get("text")
+    return text if isinstance(text, str) else ""
 
 
 def _count(container: object, name: str) -> int | None:

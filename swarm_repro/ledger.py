@@ -10,6 +10,7 @@ from functools import cached_property
 from swarm_repro.caller import Caller
 from swarm_repro.cassette.records import At, CallId, CallRecord
 from swarm_repro.completion import Completion
+from swarm_repro.environment import Environment
 from swarm_repro.request import Request
 
 
@@ -41,12 +42,14 @@ class Verified:
         recorded: The recorded call.
         answer: What came now.
         prompt_differs: Whether the backend renders another prompt.
+        environment: Where it answered.
     """
 
     request: Request
     recorded: CallRecord
     answer: Completion
     prompt_differs: bool
+    environment: Environment
 
 
 @dataclass

@@ -20,6 +20,7 @@ from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.completion import Completion, require_completion, same_but_volatile
 from swarm_repro.difference import differences
+from swarm_repro.environment import Environment
 from swarm_repro.errors import (
     BackendError,
     CassetteAccessError,
@@ -411,12 +412,7 @@ class Session:
 
     def _record(self, call: PendingCall, completion: Completion, prompt_sha256: str | None) -> None:
         binding = call.sent.binding
-        environment = next(
-            bound.environment
-            for bound in self._bound.values()
-            if bound.environment is not None
-            and (bound.binding is binding or bound.binding == binding)
-        )
+        environment = self._environment_of(binding)
         self._require_store().add(
             CallRecord.make(
                 request=call.sent,
@@ -435,6 +431,15 @@ class Session:
             environment,
         )
 
+    def _environment_of(self, binding: ModelBinding) -> Environment:
+        """Where a model answers."""
+        return next(
+            bound.environment
+            for bound in self._bound.values()
+            if bound.environment is not None
+            and (bound.binding is binding or bound.binding == binding)
+        )
+
     def _compare(
         self, call: PendingCall, completion: Completion, prompt_sha256: str | None
     ) -> Completion:
@@ -445,7 +450,10 @@ class Session:
         recorded = self._require_store().completion_of(call.recorded)
         prompts = (call.recorded.prompt_sha256, prompt_sha256)
         prompt_differs = None not in prompts and prompts[0] != prompts[1]
-        self.ledger.verified.append(Verified(call.sent, call.recorded, completion, prompt_differs))
+        environment = self._environment_of(call.sent.binding)
+        self.ledger.verified.append(
+            Verified(call.sent, call.recorded, completion, prompt_differs, environment)
+        )
         if prompt_differs:
             self.ledger.differences.append(f"{where}: the backend renders another prompt")
         if not same_but_volatile(recorded, completion):

@@ -50,13 +50,13 @@ def alter(source: Path, target: Path, *, call: CallId, text: str) -> None:
             one file; an interrupted recording is beside the target.
         CassetteDamagedError: The source is not what was written.
     """
+    cassette = read_cassette(source)
     if target.exists() and target.samefile(source):
         raise CassetteAccessError(f"{target} would replace the recording it is made from")
     if part_path(target).exists():
         raise CassetteAccessError(
             f"{part_path(target)} holds an interrupted recording: finish or discard it first"
         )
-    cassette = read_cassette(source)
     recorded = cassette.calls.get(call)
     if recorded is None:
         scope, asked, n = call

@@ -7,22 +7,26 @@ few hundred bytes a call, so that files of hundreds of thousands of calls can be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette.lines import LineError, decode_line
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
-from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord
+from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
 from swarm_repro.completion import Completion, stable_document
-from swarm_repro.errors import CassetteDamagedError
+from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.request import OUTSIDE_KEY
 
 _T = TypeVar("_T")
+
+#: Called with what is done so far and what there is to do.
+OnStep: TypeAlias = Callable[[int, int], None]
+_LINES_A_STEP = 1000
 
 #: Texts kept at hand: system prompts are asked for call after call.
 _TEXTS_AT_HAND = 1024
@@ -48,6 +52,7 @@ class Entry(NamedTuple):
         answer: Digest of the answer without volatile members.
         settings: Digest of all that was asked but texts and seed, the model's name included.
         env: SHA-256 of the environment record.
+        seeds: Seeds of the runs that used the call.
     """
 
     number: int
@@ -63,6 +68,7 @@ class Entry(NamedTuple):
     answer: bytes
     settings: bytes
     env: str
+    seeds: frozenset[int] = frozenset()
 
 
 class Usage(NamedTuple):
@@ -90,6 +96,24 @@ class Usage(NamedTuple):
         )
 
 
+@contextlib.contextmanager
+def open_to_reread(path: Path) -> Iterator[BinaryIO]:
+    """Open a cassette that is read more than once.
+
+    Raises:
+        CassetteAccessError: Missing, a folder, unreadable, a pipe, or an interrupted recording.
+    """
+    # Asked before it is opened: opening a pipe that nobody writes to never ends.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CassetteAccessError(
+            f"{path} is a pipe or a device, and a cassette is read more than once: name a file"
+        )
+    if path.suffix == ".part" and path.is_file():
+        raise CassetteAccessError(f"{path} is an interrupted recording: finish it with --auto")
+    with open_cassette(path) as file:
+        yield file
+
+
 class CassetteIndex:
     """A finished cassette, opened for comparison.
 
@@ -102,23 +126,26 @@ class CassetteIndex:
         texts: Texts by SHA-256.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, on_read: OnStep | None = None) -> None:
         """Read and check a file.
 
         Args:
             path: A finished cassette.
+            on_read: Called now and then with the bytes read so far and all of the file.
 
         Raises:
-            CassetteAccessError: Missing, a folder, unreadable, or of a newer format.
+            CassetteAccessError: Missing, a folder, a pipe, unreadable, interrupted, or of a newer
+                format.
             CassetteDamagedError: Empty, torn, or changed after it was written.
         """
         self.path = path
         with contextlib.ExitStack() as stack:
-            self._file = stack.enter_context(open_cassette(path))
+            self._file = stack.enter_context(open_to_reread(path))
             places: dict[bytes, tuple[int, int]] = {}
             self.texts: Mapping[str, str] = _Texts(path, places, self._read_text)
             reader = _IndexReader(path, places, self.texts)
-            self.cassette = reader.read(stack.enter_context(open_cassette(path)))
+            lines = stack.enter_context(open_cassette(path))
+            self.cassette = reader.read(_told(lines, path.stat().st_size, on_read))
             reader.require_end()
             self._open = stack.pop_all()
         self.entries = reader.entries
@@ -176,6 +203,16 @@ class CassetteIndex:
 
     def _changed(self) -> CassetteDamagedError:
         return CassetteDamagedError(self.path, "the file was changed while it was being read")
+
+
+def _told(lines: Iterable[bytes], size: int, on_read: OnStep | None) -> Iterator[bytes]:
+    """The lines of a file, and now and then how far they are."""
+    read = 0
+    for number, line in enumerate(lines):
+        read += len(line)
+        if on_read is not None and number % _LINES_A_STEP == 0:
+            on_read(read, size)
+        yield line
 
 
 class _Texts(Mapping[str, str]):
@@ -256,7 +293,15 @@ class _IndexReader(RecordReader):
         return frozenset()
 
     def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
-        cassette.runs.append(RunRecord.from_json({**record, "calls": []}, []))
+        run = RunRecord.from_json({**record, "calls": []}, [])
+        cassette.runs.append(run)
+        spans = spans_of(record["calls"], len(self.entries))
+        if run.seed is None:
+            return
+        for number in (number for span in spans for number in span):
+            entry = self.entries[number]
+            seeds = self._once(entry.seeds | {run.seed})
+            self.entries[number] = entry._replace(seeds=seeds)
 
     def _answer_digest(self, call: CallRecord) -> bytes:
         """Digest of the answer as it is stored, without volatile members.

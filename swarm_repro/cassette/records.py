@@ -444,11 +444,23 @@ def from_ranges(ranges: object, ids: list[CallId]) -> frozenset[CallId]:
     Raises:
         LineError: Malformed, or beyond the calls of the file.
     """
-    found: list[CallId] = []
+    spans = spans_of(ranges, len(ids))
+    return frozenset(call_id for span in spans for call_id in ids[span.start : span.stop])
+
+
+def spans_of(ranges: object, count: int) -> list[range]:
+    """The positions that ``to_ranges`` wrote.
+
+    Args:
+        ranges: What it wrote.
+        count: How many calls there are.
+
+    Raises:
+        LineError: Malformed, or beyond the calls of the file.
+    """
     if not isinstance(ranges, list):
         raise LineError("calls is not a list of ranges")
     for pair in ranges:
-        if not isinstance(pair, list) or len(pair) != 2 or not 0 <= pair[0] < pair[1] <= len(ids):
+        if not isinstance(pair, list) or len(pair) != 2 or not 0 <= pair[0] < pair[1] <= count:
             raise LineError(f"a range of calls that the file does not hold: {pair}")
-        found.extend(ids[pair[0] : pair[1]])
-    return frozenset(found)
+    return [range(*pair) for pair in ranges]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -62,6 +63,10 @@ def root(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding shows what it lacks as escapes, and the rest as it is.
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Whoever gives arguments is a program of its own, not this command.
         code = root.main(args=given, standalone_mode=False, obj=arguments is None)
@@ -79,3 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # What no command has words for: the disk is full, the output cannot be written.
+        if "--debug" in given:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(ExitCode.USAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.index import CassetteIndex
+from swarm_repro.cli.progress import Bar
 from swarm_repro.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -52,8 +54,12 @@ def command(
     from swarm_repro.compare.judge import Comparison
 
     require_comparable(a, b)
-    with CassetteIndex(a) as one, CassetteIndex(b) as other:
-        report = DiffReport(Comparison(one, other), tokenize=_tokenizer(tokenizer))
+    with ExitStack() as files:
+        with Bar() as bar:
+            one = files.enter_context(CassetteIndex(a, on_read=bar.phase("reading A")))
+            other = files.enter_context(CassetteIndex(b, on_read=bar.phase("reading B")))
+            found = Comparison(one, other, on_judged=bar.phase("comparing"))
+        report = DiffReport(found, tokenize=_tokenizer(tokenizer))
         if html is not None:
             from swarm_repro.reporting.html import write_html
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -95,3 +96,51 @@ class RunProgress:
                 f"{self._tokens / elapsed_s:.0f} tokens/s"
             ),
         )
+
+
+class Bar:
+    """How far a command is in its phases, on stderr and only on a terminal."""
+
+    def __init__(self) -> None:
+        """Prepare the display."""
+        self._display: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._display = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %, left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._display.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+    def phase(self, name: str) -> Callable[[int, int], None] | None:
+        """Begin a phase.
+
+        Args:
+            name: What is being done.
+
+        Returns:
+            What to call with the work done so far and all there is; None where nobody looks.
+        """
+        display = self._display
+        if display is None:
+            return None
+        task = display.add_task(name, total=None)
+        return lambda done, total: display.update(task, completed=done, total=total)

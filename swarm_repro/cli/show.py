@@ -77,9 +77,8 @@ def _show_all(cassette: Cassette, calls: Sequence[CallRecord], *, as_json: bool)
         tokens = f"{_count(call, 'prompt')}+{_count(call, 'completion')}"
         text = printable(_completion_text(cassette.path, call))
         shown = text if len(text) <= 60 else text[:59] + "…"
-        click.echo(
-            f"{number:>4}  {at:>7}  {call.scope:<24} {call.kind or '-':<10} {tokens:>11}  {shown}"
-        )
+        scope, kind = printable(call.scope), printable(call.kind or "-")
+        click.echo(f"{number:>4}  {at:>7}  {scope:<24} {kind:<10} {tokens:>11}  {shown}")
 
 
 def _show_one(path: Path, number: int, call: CallRecord, *, as_json: bool) -> None:
@@ -98,18 +97,21 @@ def _show_one(path: Path, number: int, call: CallRecord, *, as_json: bool) -> No
             )
         )
         return
-    click.echo(f"call {call.i} of {call.scope}, repeat {call.n}, at {call.at}, {call.kind}")
+    click.echo(
+        printable(f"call {call.i} of {call.scope}, repeat {call.n}, at {call.at}, {call.kind}")
+    )
     click.echo(f"asked  {call.asked}  seed {call.asked_seed}")
     click.echo(f"sent   {call.sent}  seed {call.sent_seed}")
     click.echo(f"model  {call.model}, {call.duration_s:.2f} s, tokens {dict(call.tokens)}")
     messages = body.get("messages")
     if isinstance(messages, list):
         for message in messages:
-            click.echo(f"--- {message.get('role')}")
-            click.echo(printable(str(message.get("content")), keep_lines=True))
+            known = message if isinstance(message, dict) else {"content": message}
+            click.echo(printable(f"--- {known.get('role')}"))
+            click.echo(printable(str(known.get("content")), keep_lines=True))
     for name, value in body.items():
-        if name != "messages":
-            click.echo(f"{name}: {printable(encode_json(value).decode())}")
+        if name != "messages" or not isinstance(messages, list):
+            click.echo(printable(f"{name}: {encode_json(value).decode()}"))
     click.echo("--- completion")
     click.echo(printable(completion.text, keep_lines=True))
 

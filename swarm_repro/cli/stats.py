@@ -11,6 +11,7 @@ import click
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import CallRecord
+from swarm_repro.printable import printable
 
 
 @dataclass
@@ -79,7 +80,7 @@ def command(cassette: Path, as_json: bool) -> None:
     for name, group in groups.items():
         click.echo(f"{name:<28} {columns}")
         for label, part in sorted(group.items()):
-            click.echo(f"  {label[:26]:<26} {_row(part)}")
+            click.echo(f"  {printable(label)[:26]:<26} {_row(part)}")
     click.echo(f"{'total':<28} {_row(total)}")
     for sha256, environment in found.envs.items():
         content = environment.content

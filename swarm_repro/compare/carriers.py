@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
+from swarm_repro.compare.align import Pair, precedes
 from swarm_repro.compare.causes import Edit
 from swarm_repro.difference import first_difference
 
@@ -30,12 +31,14 @@ class Carrier(NamedTuple):
     """A completion that differs.
 
     Attributes:
+        pair: The calls.
         origins: Ids of the origins that made it differ.
         own: Whether it is an origin's own completion, so that repeating it proves something.
         marks: Words of both versions, each within a line; an empty string where they would be
             too short to prove anything.
     """
 
+    pair: Pair
     origins: tuple[int, ...]
     own: bool
     marks: tuple[tuple[str, str], ...]
@@ -49,10 +52,11 @@ class Carriers:
         self._first: list[Carrier] = []
         self._latest: deque[Carrier] = deque(maxlen=_LATEST)
 
-    def add(self, a: str, b: str, *, origins: tuple[int, ...], own: bool) -> None:
+    def add(self, pair: Pair, a: str, b: str, *, origins: tuple[int, ...], own: bool) -> None:
         """Note a completion that differs.
 
         Args:
+            pair: The calls.
             a: What the model said in one recording.
             b: In the other.
             origins: Ids of the origins that made it differ.
@@ -66,26 +70,31 @@ class Carriers:
         marks = tuple(both for both in marks if both != ("", ""))
         if not marks:
             return
-        carrier = Carrier(origins, own, marks)
+        carrier = Carrier(pair, origins, own, marks)
         if len(self._first) < _FIRST:
             self._first.append(carrier)
         else:
             self._latest.append(carrier)
 
-    def found_in(self, edits: Iterable[Edit]) -> list[Carrier]:
-        """The carriers whose words stand in one version of a text and not in the other."""
+    def found_in(self, pair: Pair, edits: Iterable[Edit]) -> list[Carrier]:
+        """The carriers whose words stand in one version of a text and not in the other.
+
+        Args:
+            pair: Whose texts these are: what came after it is not looked for.
+            edits: The texts that differ.
+        """
         # Marks are within a line, so they can only stand in the lines that differ.
         found: list[Carrier] = []
+        earlier = [known for known in (*self._first, *self._latest) if precedes(known.pair, pair)]
         for edit in edits:
             removed, added = "\n".join(edit.removed), "\n".join(edit.added)
-            for carriers in (self._first, self._latest):
-                for carrier in carriers:
-                    for mark_a, mark_b in carrier.marks:
-                        if (mark_a and mark_a in removed and mark_a not in edit.b) or (
-                            mark_b and mark_b in added and mark_b not in edit.a
-                        ):
-                            found.append(carrier)
-                            break
+            for carrier in earlier:
+                for mark_a, mark_b in carrier.marks:
+                    if (mark_a and mark_a in removed and mark_a not in edit.b) or (
+                        mark_b and mark_b in added and mark_b not in edit.a
+                    ):
+                        found.append(carrier)
+                        break
         return found
 
 
@@ -101,25 +110,22 @@ def differing_texts(a: str, b: str) -> Iterator[tuple[str, str]]:
         if a != b:
             yield a, b
         return
-    yield from _differing_strings(one, other)
+    # No recursion: a model may write a thousand brackets.
+    waiting: list[tuple[object, object]] = [(one, other)]
+    while waiting:
+        one, other = waiting.pop()
+        if isinstance(one, (dict, list)) or isinstance(other, (dict, list)):
+            members, others = _members(one), _members(other)
+            names = list(dict.fromkeys((*members, *others)))
+            waiting += [(members.get(name), others.get(name)) for name in reversed(names)]
+        elif one != other:
+            yield one if isinstance(one, str) else "", other if isinstance(other, str) else ""
 
 
-def _differing_strings(a: object, b: object) -> Iterator[tuple[str, str]]:
-    if isinstance(a, Mapping) or isinstance(b, Mapping):
-        one = a if isinstance(a, Mapping) else {}
-        other = b if isinstance(b, Mapping) else {}
-        for name in dict.fromkeys((*one, *other)):
-            yield from _differing_strings(one.get(name), other.get(name))
-    elif isinstance(a, list) or isinstance(b, list):
-        ones = a if isinstance(a, list) else []
-        others = b if isinstance(b, list) else []
-        for index in range(max(len(ones), len(others))):
-            yield from _differing_strings(
-                ones[index] if index < len(ones) else None,
-                others[index] if index < len(others) else None,
-            )
-    elif a != b:
-        yield a if isinstance(a, str) else "", b if isinstance(b, str) else ""
+def _members(value: object) -> Mapping[object, object]:
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    return value if isinstance(value, dict) else {}
 
 
 def _mark(text: str, at: int) -> str:

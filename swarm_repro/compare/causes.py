@@ -16,6 +16,8 @@ from swarm_repro.request import OUTSIDE_KEY
 Texts: TypeAlias = Mapping[str, str]
 
 ABSENT = "(absent)"
+#: What a call is for is no setting: where it differs, an agent's calls are shifted.
+KIND = "kind of call"
 _SHOWN = 60
 
 
@@ -78,7 +80,7 @@ def settings_causes(
     if one.template != other.template:
         found.append(Cause("chat template", _template(one), _template(other)))
     if a.kind != b.kind:
-        found.append(Cause("kind of call", _shown(a.kind), _shown(b.kind)))
+        found.append(Cause(KIND, _shown(a.kind), _shown(b.kind)))
     if (a.endpoint, a.path) != (b.endpoint, b.path):
         found.append(Cause("endpoint", a.path, b.path))
     if a.asked_seed != b.asked_seed:

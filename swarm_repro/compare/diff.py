@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 
 from swarm_repro import __version__
-from swarm_repro.cassette.index import CassetteIndex, Usage
-from swarm_repro.cassette.reader import open_cassette
+from swarm_repro.cassette.index import CassetteIndex, Usage, open_to_reread
 from swarm_repro.cassette.records import CallRecord
+from swarm_repro.compare.beside import beside_text, describe_beside
 from swarm_repro.compare.causes import settings_causes, text_edits
 from swarm_repro.compare.judge import Class, Comparison, Judged, Origin, run_seeds
 from swarm_repro.compare.parting import Tokenize, part
@@ -21,8 +21,9 @@ from swarm_repro.compare.verdict import (
     evidence,
     root_environment,
 )
-from swarm_repro.difference import Difference
+from swarm_repro.completion import Completion
 from swarm_repro.errors import NotComparableError
+from swarm_repro.printable import printable
 from swarm_repro.request import KEY_VERSION
 
 
@@ -52,7 +53,7 @@ def require_comparable(a: Path, b: Path) -> None:
 
 
 def _header_of(path: Path) -> Mapping[str, object] | None:
-    with open_cassette(path) as file:
+    with open_to_reread(path) as file:
         first = file.readline(1 << 20)
     try:
         header = orjson.loads(first)
@@ -66,11 +67,15 @@ class DiffReport:
 
     Attributes:
         comparison: The cassettes, compared.
-        tokenize: Splits a text into tokens, where recordings hold none; or None.
     """
 
     def __init__(self, comparison: Comparison, *, tokenize: Tokenize | None = None) -> None:
-        """Make a report of a comparison."""
+        """Make a report of a comparison.
+
+        Args:
+            comparison: The cassettes, compared; they stay open as long as the report is used.
+            tokenize: Splits a text into tokens, where recordings hold none.
+        """
         self.comparison = comparison
         self._tokenize = tokenize
 
@@ -86,15 +91,23 @@ class DiffReport:
 
         Args:
             identical_too: List identical calls as well.
-            limit: List at most this many calls; the others are counted in ``left_out``.
+            limit: List at most this many calls, and as many origins; ``left_out`` and
+                ``origins_left_out`` count the others. Calls of listed origins come first, then
+                those that differ, then identical ones.
+
+        Raises:
+            CassetteDamagedError: A call's bytes are not the recorded ones.
         """
         comparison = self.comparison
+        origins = comparison.origins[:limit]
         listed = [
             number
             for number, judged in enumerate(comparison.judged)
             if identical_too or judged.cls is not Class.IDENTICAL
         ]
-        shown = listed if limit is None else listed[:limit]
+        first = {origin.number for origin in origins}
+        listed.sort(key=lambda n: (n not in first, comparison.judged[n].cls is Class.IDENTICAL, n))
+        shown = sorted(listed[:limit])
         return {
             "report": "diff",
             "version": 1,
@@ -104,10 +117,9 @@ class DiffReport:
             "a": _file(comparison.a),
             "b": _file(comparison.b),
             "counts": count_classes(comparison.judged),
-            "origins": [self._origin(origin) for origin in comparison.origins[:limit]],
-            "environment": [
-                _difference(difference) for difference in environment_differences(comparison)
-            ],
+            "origins": [self._origin(origin) for origin in origins],
+            "origins_left_out": len(comparison.origins) - len(origins),
+            "environment": [changed.to_json() for changed in environment_differences(comparison)],
             "metrics": self.metrics(),
             "calls": [self._call(number, comparison.judged[number]) for number in shown],
             "left_out": len(listed) - len(shown),
@@ -127,10 +139,12 @@ class DiffReport:
             shown |= {
                 "parting": None if found is None else found.to_json(),
                 "environment": [
-                    _difference(difference)
-                    for difference in root_environment(self.comparison, one, other)
+                    changed.to_json() for changed in root_environment(self.comparison, one, other)
                 ],
-                "evidence": evidence(self.comparison, one, other),
+                "evidence": [
+                    *([_beside(one.completion, other.completion)] if found is None else []),
+                    *evidence(self.comparison, one, other),
+                ],
             }
         else:
             shown |= {
@@ -221,6 +235,10 @@ class DiffReport:
         return found
 
 
+def _beside(one: Completion, other: Completion) -> str:
+    return printable(describe_beside(beside_text(one, other), sides=("A", "B")))
+
+
 def total(usage: Iterable[Usage]) -> Usage:
     """Sum of sums."""
     return Usage(*map(sum, zip(Usage(), *usage, strict=True)))
@@ -249,7 +267,3 @@ def _tokens(call: CallRecord | None) -> dict[str, int | None] | None:
     if call is None:
         return None
     return {"prompt": call.tokens.get("prompt"), "completion": call.tokens.get("completion")}
-
-
-def _difference(difference: Difference) -> dict[str, object]:
-    return {"field": difference.field, "a": difference.recorded, "b": difference.asked}

@@ -15,13 +15,22 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from swarm_repro.cassette.index import CassetteIndex, Entry
+from swarm_repro.cassette.index import CassetteIndex, Entry, OnStep
 from swarm_repro.cassette.reader import Cassette
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.compare.align import Pair, align
+from swarm_repro.compare.align import Pair, align, precedes
 from swarm_repro.compare.carriers import Carriers
-from swarm_repro.compare.causes import ABSENT, Cause, Edit, settings_causes, text_edits
+from swarm_repro.compare.causes import (
+    ABSENT,
+    KIND,
+    Cause,
+    Edit,
+    settings_causes,
+    text_edits,
+)
 from swarm_repro.completion import same_but_volatile
+
+_RUN_SEED = "run seed"
 
 
 class Class(str, Enum):
@@ -77,18 +86,6 @@ class Origin:
     assumed: int = 0
     shared: int = 0
 
-    def may_precede(self, pair: Pair) -> bool:
-        """Whether it can have come before a call.
-
-        The order of different agents' calls within one step is not recorded.
-        """
-        mine, other = self.pair.entry, pair.entry
-        if mine.scope == other.scope:
-            return mine.i < other.i
-        if mine.at is None or other.at is None:
-            return True
-        return mine.at <= other.at
-
 
 class Comparison:
     """Two cassettes, compared.
@@ -100,28 +97,54 @@ class Comparison:
         origins: Where they begin to differ, in causal order.
     """
 
-    def __init__(self, a: CassetteIndex, b: CassetteIndex) -> None:
-        """Compare; see ``swarm_repro.compare.diff.compare``."""
+    def __init__(
+        self, a: CassetteIndex, b: CassetteIndex, *, on_judged: OnStep | None = None
+    ) -> None:
+        """Compare.
+
+        Args:
+            a: The first cassette.
+            b: The second.
+            on_judged: Called now and then with the calls judged so far and all of them.
+
+        Raises:
+            CassetteDamagedError: A call's bytes are not the recorded ones.
+        """
         self.a = a
         self.b = b
         self.origins: list[Origin] = []
         self._numbered = 0
+        self._firsts: list[Origin] = []
+        self._lowest: dict[tuple[frozenset[int], str], int] = {}
         self._by_cause: dict[object, Origin] = {}
         self._known_lines: dict[tuple[str, str], int] = {}
         self._settings: dict[tuple[bytes, bytes], list[Cause]] = {}
         self._carriers = Carriers()
         self._same_models = a.cassette.models == b.cassette.models
-        self._seed = _seed_cause(a.cassette, b.cassette)
+        self._length = _length_cause(a.cassette, b.cassette)
+        self._common_seeds = {*run_seeds(a.cassette)} & {*run_seeds(b.cassette)}
         self.judged: list[Judged] = []
-        for _, step in groupby(align(a.entries, b.entries), key=lambda pair: pair.entry.at):
+        pairs = align(a.entries, b.entries)
+        for _, step in groupby(pairs, key=lambda pair: pair.entry.at):
             self._judge_step(list(step))
+            if on_judged is not None:
+                on_judged(len(self.judged), len(pairs))
 
     def _judge_step(self, pairs: list[Pair]) -> None:
-        """Judge the calls of one step: roots first, since who acted before whom is not recorded."""
+        """Judge the calls of one step: roots first, since who acted before whom is not recorded.
+
+        Within a scope the order is known: nothing is judged before what came before it.
+        """
         start = len(self.judged)
-        found = [self._judge_same_request(pair) for pair in pairs]
+        parted: set[str] = set()
+        found: list[Judged | None] = []
+        for pair in pairs:
+            scope = pair.entry.scope
+            found.append(None if scope in parted else self._judge_same_request(pair))
+            if found[-1] is None:
+                parted.add(scope)
         self.judged += [
-            judged or self._judge_other_request(pair)
+            judged or self._judge_same_request(pair) or self._judge_other_request(pair)
             for judged, pair in zip(found, pairs, strict=True)
         ]
         numbers = {id(pair): number for number, pair in enumerate(pairs, start=start)}
@@ -143,7 +166,7 @@ class Comparison:
             cls, origin = Class.ROOT, self._add_origin(pair, None)
         else:
             cls, origin = Class.CHANGED, self._origin_of(rendered, pair)
-        self._carry(one, other, (origin.id,), own=True)
+        self._carry(pair, one, other, (origin.id,), own=True)
         return Judged(pair, cls, (origin.id,))
 
     def _judge_other_request(self, pair: Pair) -> Judged:
@@ -152,14 +175,18 @@ class Comparison:
             return self._judge_alone(pair)
         one, other = self.a.call(pair.a), self.b.call(pair.b)
         known = self._first_origin(pair)
-        causes = self._settings_of(pair.a, one, pair.b, other)
-        if known is not None and any(cause.field == "kind of call" for cause in causes):
-            # An earlier difference shifted the agent's calls: these are not the same question.
-            causes = []
-        if self._seed is not None and one.asked_seed is None and one.sent_seed != other.sent_seed:
-            causes = [self._seed, *causes]
-        own = [self._origin_of(cause, pair).id for cause in causes]
         edits = text_edits(one, other)
+        causes = self._settings_of(pair.a, one, pair.b, other)
+        if one.kind != other.kind:
+            # An agent's calls are shifted, by an earlier difference if there is one: these are not
+            # the same question, and nothing else in them can be compared.
+            causes = [cause for cause in causes if cause.field == KIND and known is None]
+        seed = self._seed_cause(pair, one, other, edits)
+        causes = causes if seed is None else [seed, *causes]
+        own = [self._origin_of(cause, pair).id for cause in causes]
+        if known is None and causes and causes[0].field in {KIND, _RUN_SEED}:
+            # Ids and draws of a simulation follow from its seed, another question from its kind.
+            known = self.origins[own[0]]
         own += self._own_texts(pair, edits, known)
         if not own and known is None:
             unknown = Cause("key", pair.a.sent.hex()[:12], pair.b.sent.hex()[:12])
@@ -167,21 +194,55 @@ class Comparison:
         follows = self._unexplained(edits) if known is not None else []
         judged = self._follow(pair, follows, own, known)
         if pair.a.answer != pair.b.answer:
-            self._carry(one, other, judged.origins, own=judged.cls is Class.CHANGED)
+            self._carry(pair, one, other, judged.origins, own=judged.cls is Class.CHANGED)
         return judged
 
     def _judge_alone(self, pair: Pair) -> Judged:
         cls = Class.ONLY_A if pair.b is None else Class.ONLY_B
         known = self._first_origin(pair)
-        if known is None:
+        cause = self._missing_cause(pair)
+        if cause is None and known is None:
             entry = pair.entry
-            shown = f"call {entry.i} of {entry.scope}"
-            missing = (shown, ABSENT) if cls is Class.ONLY_A else (ABSENT, shown)
-            cause = _length_cause(self.a.cassette, self.b.cassette) or Cause("call", *missing)
+            cause = self._length or _missing("call", f"call {entry.i} of {entry.scope}", cls)
+        if cause is not None:
             return Judged(pair, cls, (self._origin_of(cause, pair).id,))
+        if known is None:
+            raise ValueError("a difference without an origin")
         known.assumed += 1
         known.shared += self._is_shared(known, pair)
         return Judged(pair, cls, (known.id,), proven=False)
+
+    def _missing_cause(self, pair: Pair) -> Cause | None:
+        """Why only one recording has a call, where that follows from nothing."""
+        entry, cls = pair.entry, Class.ONLY_A if pair.b is None else Class.ONLY_B
+        if self._common_seeds and entry.seeds and not entry.seeds & self._common_seeds:
+            return _missing("run", f"seed {_shown(sorted(entry.seeds))}", cls)
+        runs = (self.b if pair.b is None else self.a).cassette.runs
+        if self._length is None or entry.at is None or not runs:
+            return None
+        epochs, steps = max(run.epochs for run in runs), max(run.steps for run in runs)
+        return self._length if entry.at[0] >= epochs or entry.at[1] >= steps else None
+
+    def _seed_cause(
+        self, pair: Pair, one: CallRecord, other: CallRecord, edits: Sequence[Edit]
+    ) -> Cause | None:
+        """Why derived seeds differ, which are never a cause themselves; or ids made from seeds."""
+        if pair.a is None or pair.b is None:
+            return None
+        policies = (self.a.cassette.header.seed_policy, self.b.cassette.header.seed_policy)
+        derived = (one.asked_seed, other.asked_seed) == (None, None) and (
+            one.sent_seed != other.sent_seed
+        )
+        if derived and policies[0] != policies[1]:
+            return Cause("seed policy", *policies)
+        if pair.a.seeds and pair.b.seeds:
+            differ = pair.a.seeds.isdisjoint(pair.b.seeds) and (derived or bool(edits))
+        else:
+            same = (one.asked, one.n) == (other.asked, other.n)
+            differ = derived and (policies[0] == "event" or same)
+        if not differ:
+            return None
+        return Cause(_RUN_SEED, _shown(sorted(pair.a.seeds)), _shown(sorted(pair.b.seeds)))
 
     def _settings_of(self, a: Entry, one: CallRecord, b: Entry, other: CallRecord) -> list[Cause]:
         if a.settings == b.settings and self._same_models:
@@ -212,7 +273,14 @@ class Comparison:
 
     def _is_persona(self, pair: Pair, edit: Edit) -> bool:
         """Whether a text was set before the run: an agent's first system message."""
-        return pair.entry.i == 0 and edit.role == "system" and not self._carriers.found_in([edit])
+        return (
+            pair.entry.i == 0
+            and edit.role == "system"
+            and pair.a is not None
+            and pair.b is not None
+            and pair.a.kind == pair.b.kind
+            and not self._carriers.found_in(pair, [edit])
+        )
 
     def _unexplained(self, edits: Iterable[Edit]) -> list[Edit]:
         """The texts with a difference that is not known to be one of its own."""
@@ -229,7 +297,7 @@ class Comparison:
         cls = Class.CHANGED if own else Class.FALLOUT
         if known is None or (own and not edits):
             return Judged(pair, cls, _unique(own))
-        found = self._carriers.found_in(edits)
+        found = self._carriers.found_in(pair, edits)
         certain = _unique(origin for carrier in found if carrier.own for origin in carrier.origins)
         # Words of a call that only followed lead to its origin too, but prove nothing.
         likely = _unique(origin for carrier in found for origin in carrier.origins)
@@ -245,11 +313,11 @@ class Comparison:
         return Judged(pair, cls, _unique((*own, *certain, *likely)), proven=bool(certain))
 
     def _first_origin(self, pair: Pair) -> Origin | None:
-        return next((origin for origin in self.origins if origin.may_precede(pair)), None)
+        return next((first for first in self._firsts if precedes(first.pair, pair)), None)
 
     def _is_shared(self, first: Origin, pair: Pair) -> bool:
         return any(
-            origin is not first and origin.may_precede(pair)
+            origin is not first and precedes(origin.pair, pair)
             for origin in self.origins[first.id + 1 : first.id + 2]
         )
 
@@ -265,6 +333,11 @@ class Comparison:
     def _add_origin(self, pair: Pair, cause: Cause | None) -> Origin:
         origin = Origin(len(self.origins), pair, cause, scopes={pair.entry.scope})
         self.origins.append(origin)
+        # An agent's later origin precedes no call that its first one does not precede as well.
+        place = (pair.seeds, pair.entry.scope)
+        if pair.entry.i < self._lowest.get(place, pair.entry.i + 1):
+            self._lowest[place] = pair.entry.i
+            self._firsts.append(origin)
         return origin
 
     def _show_again(self, origin: Origin, pair: Pair) -> None:
@@ -272,9 +345,16 @@ class Comparison:
         origin.scopes.add(pair.entry.scope)
 
     def _carry(
-        self, one: CallRecord, other: CallRecord, origins: tuple[int, ...], *, own: bool
+        self,
+        pair: Pair,
+        one: CallRecord,
+        other: CallRecord,
+        origins: tuple[int, ...],
+        *,
+        own: bool,
     ) -> None:
         self._carriers.add(
+            pair,
             self.a.completion_of(one).text,
             self.b.completion_of(other).text,
             origins=origins,
@@ -298,19 +378,14 @@ def _rendered(one: CallRecord, other: CallRecord) -> Cause | None:
     return Cause("rendered prompt", f"sha256 {prompts[0]}"[:19], f"sha256 {prompts[1]}"[:19])
 
 
-def _seed_cause(a: Cassette, b: Cassette) -> Cause | None:
-    """Why seeds that were derived differ: they are never a cause themselves."""
-    policies = (a.header.seed_policy, b.header.seed_policy)
-    if policies[0] != policies[1]:
-        return Cause("seed policy", *policies)
-    one, other = _shown(run_seeds(a)), _shown(run_seeds(b))
-    if policies[0] == "event" and (one != other or not run_seeds(a)):
-        return Cause("run seed", one, other)
-    return None
+def _missing(field: str, shown: str, cls: Class) -> Cause:
+    return Cause(field, *((shown, ABSENT) if cls is Class.ONLY_A else (ABSENT, shown)))
 
 
 def _length_cause(a: Cassette, b: Cassette) -> Cause | None:
     """Why one recording has calls that the other has not."""
+    if not a.runs or not b.runs:
+        return None
     for name in ("epochs", "steps"):
         one, other = (
             _shown(sorted({getattr(run, name) for run in cassette.runs})) for cassette in (a, b)

@@ -59,8 +59,9 @@ def diff_lines(report: Report) -> Iterator[str]:
     yield "where they part, in causal order"
     for origin in origins[:_ORIGINS]:
         yield from _origin(origin, calls.get(origin["call"]))
-    if len(origins) > _ORIGINS:
-        yield f"  and {len(origins) - _ORIGINS} more"
+    more = len(origins) - _ORIGINS + report["origins_left_out"]
+    if more > 0:
+        yield f"  and {more} more"
     yield from _environment(report["environment"], "environments")
     yield from _tokens(report)
     yield from _metrics(report["metrics"])
@@ -127,7 +128,7 @@ def _fallout(fallout: Report) -> str:
     total = fallout["proven"] + fallout["assumed"]
     if not total:
         return "nothing followed"
-    shared = f", {fallout['shared']} of these may follow from a later one" * bool(fallout["shared"])
+    shared = f", {fallout['shared']} of these may follow from another" * bool(fallout["shared"])
     return (
         f"{total} later calls followed: {fallout['proven']} repeat its words, "
         f"{fallout['assumed']} are assumed{shared}"

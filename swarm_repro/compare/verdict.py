@@ -8,24 +8,10 @@ from collections.abc import Mapping, Sequence
 from swarm_repro.cassette.index import Entry
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.causes import Cause
+from swarm_repro.compare.environments import Changed, environment_changes, explanation
 from swarm_repro.compare.judge import Class, Comparison, Judged, Origin
-from swarm_repro.difference import Difference, differences
 from swarm_repro.environment import Environment
 
-#: Members of an environment in the order in which they explain another completion.
-_EXPLAINING = ("backend", "build", "binary_sha256", "devices", "cpu", "machine", "system")
-_WHAT = {
-    "backend": "another backend",
-    "build": "another llama.cpp build",
-    "binary_sha256": "another llama.cpp build",
-    "devices": "other devices",
-    "cpu": "another CPU",
-    "machine": "another machine",
-    "system": "another operating system",
-    "flags": "other server flags",
-    "settings": "other server settings",
-    "variables": "other environment variables",
-}
 #: A call that took this many times as long did not have the machine for itself.
 _SLOWER = 1.5
 
@@ -68,37 +54,37 @@ def _describe_root(comparison: Comparison, origin: Origin) -> str:
     one, other = comparison.a.call(origin.pair.a), comparison.b.call(origin.pair.b)
     found = root_environment(comparison, one, other)
     if found:
-        first = min(found, key=_explaining)
-        values = f"{first.recorded} in A, {first.asked} in B"
-        what = _WHAT.get(first.field.partition("[")[0].partition(".")[0], "another environment")
-        return f"cause: {what}: {first.field}: {values}; {where}"
-    slots = _slots(comparison.a.cassette.envs[one.env])
-    if slots is not None and slots > 1:
+        first = found[0]
+        values = f"{first.recorded} in A, {first.now} in B"
+        return f"cause: {explanation(first)}: {first.field}: {values}; {where}"
+    slots = _slots(comparison.a.cassette.envs[one.env]) or 1
+    signs = evidence(comparison, one, other)
+    if signs and slots > 1:
         return (
             f"cause: concurrent requests: the server has {slots} slots, so a second client, or "
-            "what it was asked before, changes its answers "
-            f"({'; '.join(evidence(comparison, one, other))}); {where}"
+            f"what it was asked before, changes its answers ({'; '.join(signs)}); {where}"
         )
     if one.tokens.get("cached") != other.tokens.get("cached"):
-        return f"cause: prompt cache: {evidence(comparison, one, other)[0]}; {where}"
-    return f"cause: not in what was recorded: same environment, same settings; {where}"
+        return f"cause: prompt cache: {signs[0]}; {where}"
+    several = f" ({slots} slots, which can change answers)" if slots > 1 else ""
+    return f"cause: not in what was recorded: same environment, same settings{several}; {where}"
 
 
-def root_environment(
-    comparison: Comparison, one: CallRecord, other: CallRecord
-) -> list[Difference]:
+def root_environment(comparison: Comparison, one: CallRecord, other: CallRecord) -> list[Changed]:
     """How the environments of two calls differ, what explains most first."""
     if one.env == other.env:
         return []
-    return _between(comparison.a.cassette.envs[one.env], comparison.b.cassette.envs[other.env])
+    return environment_changes(
+        comparison.a.cassette.envs[one.env], comparison.b.cassette.envs[other.env]
+    )
 
 
-def environment_differences(comparison: Comparison) -> list[Difference]:
+def environment_differences(comparison: Comparison) -> list[Changed]:
     """How the environments of two recordings differ: those that made the most calls."""
     used = [_most_used(index.entries) for index in (comparison.a, comparison.b)]
     if None in used or used[0] == used[1]:
         return []
-    return _between(
+    return environment_changes(
         comparison.a.cassette.envs[str(used[0])], comparison.b.cassette.envs[str(used[1])]
     )
 
@@ -108,28 +94,12 @@ def _most_used(entries: Sequence[Entry]) -> str | None:
     return max(counts, key=lambda env: (counts[env], env), default=None)
 
 
-def _between(one: Environment, other: Environment) -> list[Difference]:
-    found = differences(dict(one.content), dict(other.content))
-    return sorted(found, key=_explaining)
-
-
-def _explaining(difference: Difference) -> int:
-    name = difference.field.partition(".")[0]
-    return _EXPLAINING.index(name) if name in _EXPLAINING else len(_EXPLAINING)
-
-
 def evidence(comparison: Comparison, one: CallRecord, other: CallRecord) -> list[str]:
     """What the records of a root say about the server at that moment."""
     found: list[str] = []
     cached = (one.tokens.get("cached"), other.tokens.get("cached"))
     if cached[0] != cached[1]:
         found.append(f"cached prompt tokens: {cached[0]} and {cached[1]}")
-    slots = [
-        _slots(index.cassette.envs[call.env])
-        for index, call in ((comparison.a, one), (comparison.b, other))
-    ]
-    if any(count is not None and count > 1 for count in slots):
-        found.append(f"slots: {slots[0]} and {slots[1]}")
     short, long = sorted((one.duration_s, other.duration_s))
     if short > 0 and long / short >= _SLOWER:
         found.append(f"seconds: {one.duration_s:.1f} and {other.duration_s:.1f}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarm_repro.backends.base import Backend
 from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.store import CassetteStore
+from swarm_repro.compare.environments import Changed, environment_changes, shown
 from swarm_repro.compare.verify_judge import judge_call, logprob_request
-from swarm_repro.compare.verify_report import CallVerdict, Changed, VerifyReport
+from swarm_repro.compare.verify_report import CallVerdict, VerifyReport
 from swarm_repro.completion import Completion, require_completion, same_but_volatile
 from swarm_repro.difference import differences
 from swarm_repro.environment import Environment
@@ -303,66 +304,13 @@ def _changes(targets: Iterable[_Target]) -> tuple[Changed, ...]:
             found[Changed(f"model {then.name}", _name(then), _name(now))] = None
         if then.template != now.template:
             found[
-                Changed(
-                    f"chat template of {then.name}", _shown(then.template), _shown(now.template)
-                )
+                Changed(f"chat template of {then.name}", shown(then.template), shown(now.template))
             ] = None
         for difference in differences(then.defaults, now.defaults, field="sampling defaults"):
             found[Changed(difference.field, difference.recorded, difference.asked)] = None
         for changed in environment_changes(target.recorded_in, target.environment):
             found[changed] = None
     return tuple(found)
-
-
-def environment_changes(then: Environment, now: Environment) -> list[Changed]:
-    """The fields in which two environments differ, those of objects by member, flags by flag.
-
-    Args:
-        then: One environment.
-        now: The other.
-    """
-    old, new = _flat(then.content), _flat(now.content)
-    if isinstance(old.get("flags"), list) and isinstance(new.get("flags"), list):
-        flags, other = _by_flag(old["flags"]), _by_flag(new["flags"])
-        old["flags"] = [flag for flag in flags if flag not in other]
-        new["flags"] = [flag for flag in other if flag not in flags]
-    return [
-        Changed(name, _shown(old.get(name)), _shown(new.get(name)))
-        for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _flat(content: Mapping[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{member}": inner for member, inner in value.items()})
-        else:
-            flat[name] = value
-    return flat
-
-
-def _by_flag(words: object) -> list[str]:
-    """A command line with each flag and its values as one."""
-    flags: list[str] = []
-    for word in words if isinstance(words, list) else ():
-        begins = str(word).startswith("-") and not str(word)[1:2].isdigit()
-        if begins or not flags:
-            flags.append(str(word))
-        else:
-            flags[-1] += f" {word}"
-    return flags
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value)) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {member}" for name, member in value.items())
-    return str(value)
 
 
 def _name(binding: ModelBinding) -> str:

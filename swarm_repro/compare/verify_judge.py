@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.compare.parting import NOISE_CEILING, Parting, logprob_drift, part, part_beside
+from swarm_repro.compare.beside import beside_text, describe_beside
+from swarm_repro.compare.parting import NOISE_CEILING, Parting, part, part_beside
 from swarm_repro.compare.verify_report import CallVerdict, Group
-from swarm_repro.completion import Completion, same_but_volatile, stable_document
-from swarm_repro.difference import differences
+from swarm_repro.completion import Completion, same_but_volatile
 from swarm_repro.request import Request
 
 #: How many likely tokens of each place a live backend is asked for; as many as OpenAI's API allows.
 _TOP = 20
-_LOGPROBS = frozenset({"logprobs", "completion_probabilities"})
 
 
 @dataclass(frozen=True)
@@ -157,26 +156,7 @@ def _drawn(sampling: Mapping[str, object]) -> str | None:
 
 def _beside_text(recorded: Completion, other: Completion) -> tuple[Group, str]:
     """What differs in answers with the same tokens or text."""
-    one, two = _stable(recorded), _stable(other)
-    drift = logprob_drift(recorded, other)
-    if drift is not None and _without_logprobs(one) == _without_logprobs(two):
-        group: Group = "near_tie" if 2 * drift <= NOISE_CEILING else "change"
-        return group, f"the same tokens; their logprobs differ by up to {drift:.4f} nats"
-    single = len(one) == len(two) == 1
-    found = differences(one[0], two[0]) if single else differences(one, two, field="event")
-    if not found:
-        return "change", "the text is the same, other members differ"
-    first = found[0]
-    return "change", (
-        f"the text is the same; {first.field}: recorded {first.recorded}, now {first.asked}"
-    )
-
-
-def _stable(completion: Completion) -> list[object]:
-    return [stable_document(document) for document in completion.documents]
-
-
-def _without_logprobs(value: object) -> object:
-    if isinstance(value, dict):
-        return {k: _without_logprobs(v) for k, v in value.items() if k not in _LOGPROBS}
-    return [_without_logprobs(item) for item in value] if isinstance(value, list) else value
+    found = beside_text(recorded, other)
+    is_noise = isinstance(found, float) and 2 * found <= NOISE_CEILING
+    why = describe_beside(found, sides=("recorded", "now"))
+    return "near_tie" if is_noise else "change", why

@@ -8,6 +8,7 @@ from typing import Literal
 
 from swarm_repro import __version__
 from swarm_repro.cassette.records import At
+from swarm_repro.compare.environments import Changed
 from swarm_repro.compare.parting import Candidate, Parting
 from swarm_repro.errors import ExitCode
 from swarm_repro.printable import printable
@@ -23,25 +24,6 @@ _SHOWN: dict[Group, tuple[str, str]] = {
     "change": ("change", "changes"),
     "failed": ("failure", "failures"),
 }
-
-
-@dataclass(frozen=True)
-class Changed:
-    """Something of the recording's environment or model that is otherwise now.
-
-    Attributes:
-        field: What, such as ``build`` or ``settings.n_ctx``.
-        recorded: Its value then, as shown.
-        now: Its value now, as shown.
-    """
-
-    field: str
-    recorded: str
-    now: str
-
-    def to_json(self) -> dict[str, str]:
-        """As it stands in the report."""
-        return {"field": self.field, "a": self.recorded, "b": self.now}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm_repro.cassette.store import CassetteStore
+from swarm_repro.compare.environments import Changed, environment_changes
 from swarm_repro.compare.verify_judge import judge_call
 from swarm_repro.compare.verify_report import VerifyReport
 from swarm_repro.ledger import Verified
@@ -39,6 +40,17 @@ def verify_report(verified: Sequence[Verified], store: CassetteStore) -> VerifyR
         cassette=store.path.name,
         repeat=1,
         order="recorded",
-        environment=(),
+        environment=tuple(_environment_changes(verified, store)),
         calls=tuple(sorted(calls, key=lambda call: call.number)),
     )
+
+
+def _environment_changes(verified: Sequence[Verified], store: CassetteStore) -> list[Changed]:
+    """What is otherwise than in the environments that the calls were recorded in, each once."""
+    recorded = store.base.envs if store.base is not None else {}
+    found: dict[Changed, None] = {}
+    for one in verified:
+        if one.recorded.env != one.environment.sha256:
+            changed = environment_changes(recorded[one.recorded.env], one.environment)
+            found.update(dict.fromkeys(changed))
+    return list(found)

@@ -49,6 +49,7 @@ from swarm_repro.export.inspect_messages import (
     usage_of,
 )
 from swarm_repro.export.inspect_spec import plan_of, results_of, spec_of
+from swarm_repro.printable import printable
 
 _CLOCK_START = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
@@ -209,7 +210,7 @@ def _sample(
         events.append(_span_end(span[1], previous.end_s, working_s))
     first, last = calls[0], previous
     return EvalSample(
-        id=scope,
+        id=printable(scope),  # a part of a file name in the log, where NUL would end it
         epoch=epoch,
         uuid=stable_id("sample", digest, epoch, scope),
         input=messages_of(first.call.body),

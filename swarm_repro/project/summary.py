@@ -146,7 +146,7 @@ def _diff(content: Mapping[str, object]) -> Iterator[Sequence[str]]:
                 ["", "call", "what", "before", "after", "followed"],
                 [_origin(origin, calls) for origin in origins[:_ROWS]],
             ),
-            *_more(len(origins) - _ROWS, "origins"),
+            *_more(max(len(origins) - _ROWS, 0) + _count(content, "origins_left_out"), "origins"),
         ]
     yield from _environment(content, ("before", "after"))
     yield from _changed_calls(content)
@@ -160,6 +160,9 @@ def _origin(origin: Mapping[str, object], calls: Mapping[str, Mapping[str, objec
         parting = _object(origin, "parting")
         place = f"{_text(parting, 'unit', 'character')} {parting.get('index', 0)}"
         what = f"the answer, at {escaped(place)}"
+        if not parting:
+            # The texts are the same; the first line of the evidence says what is not.
+            what = f"the answer, {code(next(iter(_list(origin, 'evidence')), 'beside its text'))}"
         if parting.get("near_tie"):
             what += ", near tie"
         texts = [
@@ -247,9 +250,9 @@ def _verify(content: Mapping[str, object]) -> Iterator[Sequence[str]]:
                         escaped(_text(call, "group")),
                         f"{code(call.get('differing'))} of {code(call.get('of'))}",
                         *(
-                            [_said(_object(call, "completion").get(side)) for side in ("a", "b")]
-                            if call.get("why") is None
-                            else [code(call.get("why"), limit=_TEXT), ""]
+                            [code(call.get("why"), limit=_TEXT), ""]
+                            if _object(call, "completion").get("b") is None
+                            else [_said(_object(call, "completion").get(x)) for x in ("a", "b")]
                         ),
                     ]
                     for call in calls[:_CALLS]
@@ -343,6 +346,11 @@ def _text(content: Mapping[str, object], name: str, default: str = "") -> str:
 def _object(content: Mapping[str, object], name: str) -> Mapping[str, object]:
     value = content.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _count(content: Mapping[str, object], name: str) -> int:
+    value = content.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def _list(content: Mapping[str, object] | None, name: str) -> list[object]:

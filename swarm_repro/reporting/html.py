@@ -30,6 +30,7 @@ _SCRIPTS: Mapping[str, tuple[str, ...]] = {
     "audit": ("page.js", "audit.js"),
 }
 _VERSION = 1
+_PAGE = b"<!doctype html"
 
 #: What could end the element.
 _MARKUP = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
@@ -95,18 +96,27 @@ def write_html(report: Mapping[str, object], path: Path) -> None:
 
     Args:
         report: As for ``render_html``.
-        path: Where to; a file that is there is replaced.
+        path: Where to; a page that is there is replaced.
 
     Raises:
-        UsageError: As for ``render_html``; or the file cannot be written.
+        UsageError: As for ``render_html``; or the file cannot be written, or is there and no page.
     """
     page = render_html(report)
     try:
+        if path.is_file() and not _is_page(path):
+            raise UsageError(f"{printable(str(path))} is there and is no page; name another file")
         path.write_bytes(page)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written: {error.strerror}; name another file"
+            f"{printable(str(path))} cannot be written: {error.strerror}; name another file"
         ) from error
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page, or empty. What is not, such as a cassette, is not replaced."""
+    with path.open("rb") as file:
+        begin = file.read(len(_PAGE))
+    return not begin or begin.lower() == _PAGE
 
 
 def _asset(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
-from tests.core.making import small_cassette
+from swarm_repro.session import Mode
+from tests.core.making import TinyModel, ask, recording, small_cassette
 from tests.support.command import ROOT
 
 COMMITTED = sorted(
@@ -79,3 +81,32 @@ def test_a_file_that_changes_while_it_is_open_is_refused(tmp_path: Path) -> None
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CassetteAccessError, match="there is no cassette"):
         CassetteIndex(tmp_path / "none.jsonl")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(CassetteAccessError, match="is a pipe or a device"):
+        CassetteIndex(pipe)
+
+
+def test_an_interrupted_recording_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.jsonl"
+    small_cassette(path)
+    part = path.rename(tmp_path / "tiny.jsonl.part")
+    with pytest.raises(CassetteAccessError, match="is an interrupted recording: finish it"):
+        CassetteIndex(part)
+
+
+def test_calls_know_the_seeds_of_the_runs_that_used_them(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.jsonl"
+    for seed, mode in ((7, Mode.RECORD), (8, Mode.AUTO)):
+        with recording(path, mode=mode, run_seed=seed) as session:
+            ask(session, TinyModel(), "of every run", seed=1)
+            ask(session, TinyModel(), f"of run {seed}")
+    with CassetteIndex(path) as index:
+        prompts = {
+            str(index.call(entry).body["messages"][0]["content"]): set(entry.seeds)  # type: ignore[index]
+            for entry in index.entries
+        }
+    assert prompts == {"of every run": {7, 8}, "of run 7": {7}, "of run 8": {8}}

@@ -11,9 +11,11 @@ from swarm_repro.cassette.index import Entry
 from swarm_repro.compare.align import align
 
 
-def entry(number: int, scope: str, i: int, key: int, n: int = 0) -> Entry:
+def entry(
+    number: int, scope: str, i: int, key: int, n: int = 0, seeds: frozenset[int] = frozenset()
+) -> Entry:
     sent = bytes([key]) * 32
-    return Entry(number, 0, 0, scope, i, n, (0, i), None, sent, sent, b"", b"", "env")
+    return Entry(number, 0, 0, scope, i, n, (0, i), None, sent, sent, b"", b"", "env", seeds)
 
 
 entries = st.lists(
@@ -24,6 +26,7 @@ entries = st.lists(
         st.integers(0, 3),
         st.integers(0, 3),
         st.integers(0, 1),
+        st.frozensets(st.integers(1, 3), max_size=2),
     ),
     max_size=12,
     unique_by=lambda one: (one.scope, one.i, one.sent, one.n),

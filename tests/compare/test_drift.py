@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from swarm_repro.cassette.alter import alter
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.compare.judge import Class
 from tests.compare.society import comparing
@@ -95,6 +97,28 @@ def test_a_changed_persona_beside_a_root_is_told_apart() -> None:
         assert causes[0].cause is not None
         assert causes[0].cause.field == "system prompt, messages[0].content"
         assert causes[0].scopes.isdisjoint(roots[0].scopes)
+
+
+def test_a_second_client_is_not_blamed_without_a_sign_of_one(tmp_path: Path) -> None:
+    alone = DRIFT / "alone.jsonl"
+    last = list(read_cassette(alone).calls.values())[-1]
+    alter(alone, tmp_path / "other.jsonl", call=last.id, text="something else")
+    done = swarm_repro("diff", alone, "other.jsonl", cwd=tmp_path)
+    assert done.stdout.startswith(
+        "cause: not in what was recorded: same environment, same settings (4 slots, which can"
+    )
+
+
+def test_a_short_report_lists_the_calls_of_its_origins_first() -> None:
+    with comparing(DRIFT / "base.jsonl", DRIFT / "persona_and_root.jsonl") as found:
+        whole = DiffReport(found).to_json(identical_too=True)
+        short = DiffReport(found).to_json(identical_too=True, limit=1)
+    origins, calls = short["origins"], short["calls"]
+    assert isinstance(origins, list)
+    assert isinstance(calls, list)
+    assert [call["number"] for call in calls] == [origin["call"] for origin in origins]
+    assert short["origins_left_out"] == 1
+    assert short["left_out"] == len(whole["calls"]) - 1  # type: ignore[arg-type]
 
 
 def test_metrics_that_moved_are_listed() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swarm_repro.compare.judge import Class, Comparison
 from swarm_repro.compare.verdict import describe
 from tests.compare.society import AGENTS, Society, comparing
-from tests.core.making import TinyModel, make_binding, make_environment
+from tests.core.making import TinyModel, ask, make_binding, make_environment, recording
 
 
 def classes(comparison: Comparison) -> dict[tuple[str, int], Class]:
@@ -166,13 +166,26 @@ def test_another_environment_is_named_where_the_same_requests_were_answered_othe
 ) -> None:
     other = TinyModel(wording="so so", environment=make_environment("another CPU"))
     assert verdict(tmp_path, Society(), Society(other)).startswith(
-        "cause: another CPU: cpu: 'a CPU' in A, 'another CPU' in B; 3 of 3 same requests"
+        "cause: another CPU: cpu: a CPU in A, another CPU in B; 3 of 3 same requests"
     )
 
 
 def test_without_another_cause_the_report_says_so(tmp_path: Path) -> None:
     shown = verdict(tmp_path, Society(), Society(TinyModel(wording="so so")))
     assert shown.startswith("cause: not in what was recorded: same environment, same settings")
+
+
+def test_within_an_agent_what_came_first_is_named_first(tmp_path: Path) -> None:
+    for name, first, last in (("a", "hello", "fine"), ("b", "good day", "so so")):
+        model = TinyModel()
+        with recording(tmp_path / f"{name}.jsonl") as session:
+            ask(session, model, first)
+            ask(session, model, "second")
+            model.wording = last
+            ask(session, model, "third")
+    with comparing(tmp_path / "a.jsonl", tmp_path / "b.jsonl") as found:
+        assert [origin.pair.entry.i for origin in found.origins] == [0, 2]
+        assert describe(found).startswith("cause: messages[0].content: character 0")
 
 
 def test_a_longer_run_has_calls_that_follow_from_nothing(tmp_path: Path) -> None:

@@ -390,8 +390,8 @@ def test_what_is_otherwise_in_the_environment_is_listed_by_field(path: Path) -> 
     live = TinyModel(environment=Environment({**now, "settings": {"n_ctx": 512, "total_slots": 4}}))
     assert [one.to_json() for one in verify(path, live).environment] == [
         {"field": "build", "a": "b1", "b": "b2"},
-        {"field": "flags", "a": "-t 1 -ngl -1", "b": "-t 2 -ngl -2 -fa on"},
         {"field": "cpu", "a": "unknown", "b": "a CPU"},
+        {"field": "flags", "a": "-t 1 -ngl -1", "b": "-t 2 -ngl -2 -fa on"},
         {"field": "settings.total_slots", "a": "1", "b": "4"},
     ]
 

@@ -18,7 +18,8 @@ PAGES = sorted(
 #: Directives ``<!-- test: NAME -->`` on the line before a fence.
 DIRECTIVES = {
     "shown": "not run: output, or a sketch",
-    "needs-server": "run where there is a model and a llama-server (slow)",
+    "needs-server": "run where there is a model and a llama-server (slow); after it codes that the "
+    "last command may end with",
     "needs-network": "run where packages can be installed (slow)",
     "scenario": "YAML that must load as a scenario",
     "file": "written to the file it names, for the commands after it",

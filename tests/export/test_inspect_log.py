@@ -394,3 +394,13 @@ def test_models_of_two_names_are_counted_apart(tmp_path: Path) -> None:
             session.perform(chat("hello", binding=bound), model.send, render=model.render)
     log = inspect_log(path)
     assert sorted(log.stats.model_usage) == ["llama-server/other", "llama-server/tiny"]
+
+
+def test_an_agent_whose_name_no_file_could_have_is_in_the_log(tmp_path: Path) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / "x.eval"
+    with recording(path) as session:
+        for who in ("nul\x00in the middle", "../../up", "esc\x1b[2J"):
+            ask(session, TinyModel(), "hello", who=who)
+    write_inspect_log(path, out)
+    found = {sample.id for sample in read_eval_log(str(out)).samples}
+    assert found == {r"nul\x00in the middle", "../../up", r"esc\x1b[2J"}

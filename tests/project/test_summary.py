@@ -97,7 +97,8 @@ def test_verify_survey_and_audit_have_their_sections() -> None:
         "counts": {"same": 1, "change": 1}, "environment": [],
         "calls": [
             {"scope": "a", "i": 0, "group": "same", "completion": {"a": "q", "b": "q"}},
-            {"scope": "b", "i": 0, "group": "change", "differing": 2, "of": 3, "why": None,
+            {"scope": "b", "i": 0, "group": "change", "differing": 2, "of": 3,
+             "why": "drawn at temperature 0.8",
              "completion": {"a": "recorded words", "b": "live words"}},
             {"scope": "c", "i": 0, "group": "failed", "differing": 0, "of": 3, "why": "HTTP 500"},
         ],
@@ -182,3 +183,13 @@ def test_the_command_says_which_report_is_none(tmp_path: Path) -> None:
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "nowhere.json cannot be read" in missing.stderr
     assert "Nothing was run" in swarm_repro("summarize", cwd=tmp_path).stdout
+
+
+def test_a_root_beside_the_text_shows_what_differs() -> None:
+    origin = {
+        "kind": "root", "call": 0, "parting": None,
+        "evidence": ["the text is the same; choices[0].message.tool_calls: A 1, B 2"],
+    }  # fmt: skip
+    page = summary([Named("d", {"report": "diff", "origins": [origin], "calls": []})])
+    assert "choices&#91;0&#93;&#46;message&#46;tool&#95;calls&#58; A 1, B 2" in page
+    assert "at character" not in page

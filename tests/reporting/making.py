@@ -136,6 +136,7 @@ def diff_report(calls: list[Report], origins: list[Report], **members: Any) -> R
         ],
         "calls": calls,
         "left_out": 0,
+        "origins_left_out": 0,
     }
     return {**made, **members}
 

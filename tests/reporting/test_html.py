@@ -157,3 +157,16 @@ def test_what_is_written_is_what_is_rendered(tmp_path: Path) -> None:
     write_html(small_diff(), tmp_path / "page.html")
 
     assert (tmp_path / "page.html").read_bytes() == render_html(small_diff())
+
+
+def test_a_page_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    page, cassette = tmp_path / "page.html", tmp_path / "demo.jsonl"
+    page.write_bytes(render_html(hostile_diff()))
+    cassette.write_bytes(b'{"record":"cassette"}\n')
+
+    write_html(small_diff(), page)
+    with pytest.raises(UsageError, match=r"demo\.jsonl is there and is no page"):
+        write_html(small_diff(), cassette)
+
+    assert page.read_bytes() == render_html(small_diff())
+    assert cassette.read_bytes() == b'{"record":"cassette"}\n'

@@ -320,8 +320,8 @@ const explorer = makeExplorer({
   ],
 });
 
-const leftOut = report.left_out
-  ? el("p", { id: "left-out" }, el("strong", {}, `${many(report.left_out, "more call")} not on this page`), "; --limit says how many are.")
+const leftOut = report.left_out || report.origins_left_out
+  ? el("p", { id: "left-out" }, el("strong", {}, `${many(report.left_out, "more call")}${report.origins_left_out ? `, ${many(report.origins_left_out, "more origin")}` : ""} not on this page`), "; --limit says how many are.")
   : null;
 
 page("diff", [t(report.a.file), " and ", t(report.b.file)], recordings(), originList(), leftOut, explorer.element);

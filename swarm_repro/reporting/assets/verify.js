@@ -60,7 +60,7 @@ const explorer = makeExplorer({
     { title: "Kind", width: "6rem", cell: (call) => (call.kind ? t(call.kind, 40) : "\u2013") },
     { title: "Differing", width: "6.5rem", cell: (call) => `${number(call.differing)} of ${number(call.of)}` },
     { title: "Distinct", width: "5rem", cell: (call) => number(call.distinct) },
-    { title: "Why, or where they part", width: "minmax(12rem, 1fr)", cell: (call) => (call.why !== null ? t(call.why, 160) : call.parting ? [t(call.parting.a, 30), " | ", t(call.parting.b, 30)] : "") },
+    { title: "Where they part, or why", width: "minmax(12rem, 1fr)", cell: (call) => (call.parting ? [t(call.parting.a, 30), " | ", t(call.parting.b, 30)] : call.why !== null ? t(call.why, 160) : "") },
   ],
 });
 
