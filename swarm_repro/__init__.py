@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from swarm_repro.errors import ExitCode, ReplayMiss, SessionTripped, SwarmReproError
     from swarm_repro.serving.health import check_llama_server, require_llama_server
     from swarm_repro.session import Mode, Session
+    from swarm_repro.use import use_cassette
 
 _HOMES = {
     "Completion": "completion",
@@ -34,6 +35,7 @@ _HOMES = {
     "check_llama_server": "serving.health",
     "require_llama_server": "serving.health",
     "scope": "caller",
+    "use_cassette": "use",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "check_llama_server",
     "require_llama_server",
     "scope",
+    "use_cassette",
 ]
 
 

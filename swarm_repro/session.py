@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.caller import Caller, current_caller
@@ -205,6 +205,69 @@ class Session:
             BackendError: The call failed; nothing was recorded.
             SessionTripped: The session is over.
         """
+        request = self.prepare(
+            backend, endpoint=endpoint, model=model, path=path, body=body, default_seed=default_seed
+        )
+        return self.perform(request, send or backend.send, render=backend.render)
+
+    async def call_async(
+        self,
+        backend: Backend,
+        *,
+        endpoint: Endpoint,
+        model: str,
+        path: str,
+        body: Mapping[str, object],
+        send: Callable[[Request], Awaitable[Completion]],
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> Completion:
+        """As ``call``, for a program with an event loop.
+
+        Args:
+            backend: Where it goes.
+            endpoint: The kind of call.
+            model: The model's name, as the program writes it.
+            path: URL path.
+            body: The request's members.
+            send: Sends it over the program's own connection.
+            in_thread: Runs what blocks, in this context, beside the event loop.
+
+        Raises:
+            ReplayMiss: In replay, the cassette does not hold it.
+            BackendError: The call failed; nothing was recorded.
+            SessionTripped: The session is over.
+        """
+
+        def prepare() -> Request:
+            return self.prepare(backend, endpoint=endpoint, model=model, path=path, body=body)
+
+        # Only what calls a model has to ask which one it is.
+        request = await in_thread(prepare) if self.mode.calls_model else prepare()
+        call = self.begin(request)
+        if call.answer is not None:
+            return call.answer
+        try:
+            digest = self._digest(call, backend.render)
+            completion = await send(call.sent)
+            return self.settle(call, completion, prompt_sha256=await in_thread(digest))
+        except BaseException as error:
+            self.fail(call, error)
+            raise
+
+    def prepare(
+        self,
+        backend: Backend,
+        *,
+        endpoint: Endpoint,
+        model: str,
+        path: str,
+        body: Mapping[str, object],
+        default_seed: int | None = None,
+    ) -> Request:
+        """A call as it is put to the cassette: its model found, rules and seeds applied.
+
+        Arguments and errors as for ``call``.
+        """
         caller = current_caller()
         bound = self.bind(model, backend)
         seed = caller.seed if caller.seed is not None else default_seed
@@ -212,10 +275,9 @@ class Session:
         if seed is not None and asked.get("seed") is None:
             asked["seed"] = seed
         asked.update(self.fields_for(backend.strict_fields()))
-        request = Request(
+        return Request(
             endpoint=endpoint, binding=bound.binding, path=path, body=asked, kind=caller.kind
         )
-        return self.perform(request, send or backend.send, render=backend.render)
 
     def reject(self, error: SwarmReproError) -> NoReturn:
         """End a call that never became one, such as a body that is not JSON.
@@ -518,12 +580,19 @@ class Session:
         if call.answer is not None:
             return call.answer
         try:
-            digest = render(call.sent) if render and self.mode is not Mode.LIVE else lambda: None
+            digest = self._digest(call, render)
             completion = self._send(call.sent, send)
             return self.settle(call, completion, prompt_sha256=digest())
         except BaseException as error:
             self.fail(call, error)
             raise
+
+    def _digest(
+        self, call: PendingCall, render: Callable[[Request], Callable[[], str | None]] | None
+    ) -> Callable[[], str | None]:
+        if render is None or self.mode is Mode.LIVE:
+            return lambda: None
+        return render(call.sent)
 
     def _send(self, sent: Request, send: Callable[[Request], Completion]) -> Completion:
         """Call the model; under ``run`` a hiccup is tried again with the same bytes."""

@@ -23,7 +23,7 @@ LAYERS: list[list[set[str]]] = [
     [{"cassette"}, {"backends"}, {"serving"}],
     [{"ledger", "miss", "session"}],
     [{"intercept"}],
-    [{"simulation"}, {"compare"}],
+    [{"simulation"}, {"compare"}, {"use"}],
     [{"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
     [{"cli", "__main__"}],
 ]

@@ -25,6 +25,7 @@ PUBLIC = {
     "check_llama_server",
     "require_llama_server",
     "scope",
+    "use_cassette",
 }
 ERRORS = {
     name

@@ -20,6 +20,7 @@ _COMMANDS = {
     "diff": "Say where two recordings part, why, and what merely followed.",
     "verify": "Ask a live backend every recorded call again, and compare.",
     "audit": "Measure which settings make a model on this machine deterministic.",
+    "exec": "Run a Python program under a cassette, in this process.",
     "show": "Show a cassette, or one of its calls.",
     "stats": "Count a cassette's calls, tokens and seconds by agent, model and environment.",
     "export": "Write a cassette as another tool's log, such as Inspect's.",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,15 +16,16 @@ from urllib.parse import urlsplit
 import orjson
 
 from swarm_repro.backends.base import Backend
-from swarm_repro.caller import is_own_traffic
 from swarm_repro.canonical import encode_json
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
     BackendError,
+    BackendResponseError,
     BackendUnreachableError,
     RequestError,
     SwarmReproError,
 )
+from swarm_repro.intercept.transports import intercepting
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.session import Session
 
@@ -33,7 +33,6 @@ _T = TypeVar("_T")
 
 #: Digits that may be more than 64 bits hold.
 _LONG_INTEGER = re.compile(rb"\d{19}")
-_LIBRARIES = ("httpx", "httpx2")
 _ENDPOINTS: Mapping[str, Endpoint] = {
     "/chat/completions": "chat",
     "/completions": "completion",
@@ -46,7 +45,9 @@ BackendFactory = Callable[[str], Backend]
 
 
 @contextmanager
-def intercept_http(session: Session, backend_for: BackendFactory) -> Iterator[None]:
+def intercept_http(
+    session: Session, backend_for: BackendFactory, *, passes: bool = False
+) -> Iterator[None]:
     """Put all requests of httpx and httpx2 to a session while the block runs.
 
     In replay no transport is set up at all: no TLS context, no connection.
@@ -54,135 +55,121 @@ def intercept_http(session: Session, backend_for: BackendFactory) -> Iterator[No
     Args:
         session: Decides.
         backend_for: Makes the backend that identifies the model behind a URL.
+        passes: In modes that call, let requests through that are no model calls; else they are
+            refused, as they always are in replay.
     """
-    interceptor = _Interceptor(session, backend_for)
-    undo: list[Callable[[], None]] = []
+    interceptor = _Interceptor(session, backend_for, passes=passes)
     try:
-        undo.extend(
-            _patch(importlib.import_module(name), interceptor)
-            for name in _LIBRARIES
-            if importlib.util.find_spec(name) is not None
-        )
-        yield
+        with intercepting(interceptor):
+            yield
     finally:
-        for restore in reversed(undo):
-            restore()
         interceptor.close()
 
 
-def _patch(library: ModuleType, interceptor: _Interceptor) -> Callable[[], None]:
-    sync, asynchronous = library.HTTPTransport, library.AsyncHTTPTransport
-    original_init, original_send = sync.__init__, sync.handle_request
-    original_async_init = asynchronous.__init__
-    original_async_send = asynchronous.handle_async_request
-    original_close, original_async_close = sync.close, asynchronous.aclose
-    original_exit, original_async_exit = sync.__exit__, asynchronous.__aexit__
-    original_enter, original_async_enter = sync.__enter__, asynchronous.__aenter__
+@dataclass(frozen=True)
+class _Target:
+    """Where a model call goes.
 
-    def send(transport: Any, request: Any) -> Any:
-        if is_own_traffic():
-            return original_send(transport, request)
-        return interceptor.answer(
-            library, request, lambda changed: original_send(transport, changed)
-        )
+    Attributes:
+        backend: Identifies the model.
+        endpoint: The kind of call.
+        path: The URL's path.
+    """
 
-    async def send_async(_transport: Any, request: Any) -> Any:
-        session = interceptor.session
-        session.refuse(f"an async HTTP client asked for {request.url}; only sync ones are recorded")
-
-    sync.handle_request, asynchronous.handle_async_request = send, send_async
-    if not interceptor.calls_model:
-        # A TLS context costs some 30 ms, and SWARM makes a client for every call.
-        sync.__init__ = asynchronous.__init__ = _no_init
-        sync.__enter__, asynchronous.__aenter__ = _no_enter, _no_aenter
-        sync.close, sync.__exit__ = _no_close, _no_close
-        asynchronous.aclose, asynchronous.__aexit__ = _no_aclose, _no_aclose
-
-    def restore() -> None:
-        sync.__init__, asynchronous.__init__ = original_init, original_async_init
-        sync.handle_request = original_send
-        asynchronous.handle_async_request = original_async_send
-        sync.close, asynchronous.aclose = original_close, original_async_close
-        sync.__exit__, asynchronous.__aexit__ = original_exit, original_async_exit
-        sync.__enter__, asynchronous.__aenter__ = original_enter, original_async_enter
-
-    return restore
-
-
-def _no_init(*_args: object, **_kwargs: object) -> None:
-    """Set nothing up: nothing will be sent."""
-
-
-def _no_enter(transport: _T) -> _T:
-    """Open nothing."""
-    return transport
-
-
-async def _no_aenter(transport: _T) -> _T:
-    """Open nothing."""
-    return transport
-
-
-def _no_close(*_args: object) -> None:
-    """Close nothing: nothing was opened."""
-
-
-async def _no_aclose(*_args: object) -> None:
-    """Close nothing: nothing was opened."""
+    backend: Backend
+    endpoint: Endpoint
+    path: str
 
 
 class _Interceptor:
     """Turns HTTP requests into calls of a session."""
 
-    def __init__(self, session: Session, backend_for: BackendFactory) -> None:
-        self.session = session
+    def __init__(self, session: Session, backend_for: BackendFactory, *, passes: bool) -> None:
+        self._session = session
         self._backend_for = backend_for
+        self._passes = passes
         self._backends: dict[str, Backend] = {}
 
     @property
     def calls_model(self) -> bool:
-        return self.session.mode.calls_model
+        return self._session.mode.calls_model
 
     def close(self) -> None:
         for backend in self._backends.values():
             backend.close()
 
     def answer(self, library: ModuleType, http: Any, forward: Callable[[Any], Any]) -> Any:
-        """Answer one HTTP request.
+        target = self._target(http)
+        if target is None:
+            return forward(http)
+        body = self._body(http, http.read)
+        exchange = _Exchange(library, http)
+        try:
+            completion = self._session.call(
+                target.backend,
+                endpoint=target.endpoint,
+                model=str(body.get("model", "default")),
+                path=target.path,
+                body=body,
+                send=lambda sent: exchange.send(sent, forward),
+            )
+        except BackendError as error:
+            completion = exchange.handed_back(error, trips=self._session.trips)
+        return exchange.response(completion)
 
-        Args:
-            library: httpx or httpx2.
-            http: The library's request.
-            forward: Sends a request over the program's own transport.
-        """
+    async def answer_async(
+        self, library: ModuleType, http: Any, forward: Callable[[Any], Awaitable[Any]]
+    ) -> Any:
+        target = self._target(http)
+        if target is None:
+            return await forward(http)
+        await http.aread()
+        body = self._body(http, http.read)
+        exchange = _Exchange(library, http)
+        try:
+            completion = await self._session.call_async(
+                target.backend,
+                endpoint=target.endpoint,
+                model=str(body.get("model", "default")),
+                path=target.path,
+                body=body,
+                send=lambda sent: exchange.send_async(sent, forward),
+                in_thread=_in_thread,
+            )
+        except BackendError as error:
+            completion = exchange.handed_back(error, trips=self._session.trips)
+        return exchange.response(completion)
+
+    def _target(self, http: Any) -> _Target | None:
+        """Where a request goes; None for one that is no model call and passes."""
         url = str(http.url)
         endpoint, root = _route(http.method, url)
         if endpoint is None:
-            self.session.refuse(
+            if self._passes and self.calls_model:
+                return None
+            self._session.refuse(
                 f"the program asked for {http.method} {url.partition('?')[0]}, which is no chat or "
                 "completion call of an OpenAI-compatible server and cannot be replayed"
             )
         try:
-            body = _read_body(http)
             backend = self._backends.get(root)
             if backend is None:
                 backend = self._backends[root] = self._backend_for(root)
         except SwarmReproError as error:
-            self.session.reject(error)
-        completion = self.session.call(
-            backend,
-            endpoint=endpoint,
-            model=str(body.get("model", "default")),
-            path=urlsplit(url).path,
-            body=body,
-            send=lambda sent: _forward(library, http, sent, forward),
-        )
-        return library.Response(
-            completion.status,
-            headers={"content-type": completion.content_type},
-            content=completion.body,
-            request=http,
-        )
+            self._session.reject(error)
+        return _Target(backend, endpoint, urlsplit(url).path)
+
+    def _body(self, http: Any, read: Callable[[], bytes]) -> dict[str, Any]:
+        try:
+            return _read_body(read(), http.url)
+        except SwarmReproError as error:
+            self._session.reject(error)
+
+
+async def _in_thread(work: Callable[[], _T]) -> _T:
+    from anyio import to_thread
+
+    return await to_thread.run_sync(work)
 
 
 def _route(method: str, url: str) -> tuple[Endpoint | None, str]:
@@ -195,16 +182,15 @@ def _route(method: str, url: str) -> tuple[Endpoint | None, str]:
     return None, ""
 
 
-def _read_body(http: Any) -> dict[str, Any]:
-    data = http.read()
+def _read_body(data: bytes, url: object) -> dict[str, Any]:
     if _LONG_INTEGER.search(data):
-        _require_64_bits(data, http.url)
+        _require_64_bits(data, url)
     try:
         body = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the request to {http.url} is not JSON: {error}") from error
+        raise RequestError(f"the request to {url} is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise RequestError(f"the request to {http.url} is not a JSON object")
+        raise RequestError(f"the request to {url} is not a JSON object")
     return body
 
 
@@ -221,36 +207,93 @@ def _require_64_bits(data: bytes, url: object) -> None:
         json.loads(data, parse_int=check)
 
 
-def _forward(
-    library: ModuleType, http: Any, sent: Request, forward: Callable[[Any], Any]
-) -> Completion:
-    """Send a request as it was decided over the program's own transport."""
-    changed = library.Request(
-        http.method,
-        http.url,
-        headers=[(k, v) for k, v in http.headers.raw if k.decode().lower() not in _BODY_HEADERS],
-        content=encode_json(dict(sent.body)),
-        extensions=http.extensions,
-    )
-    start = time.monotonic()
-    try:
-        response = forward(changed)
+class _Exchange:
+    """One request and its answer, over the program's own transport."""
+
+    def __init__(self, library: ModuleType, http: Any) -> None:
+        self._library = library
+        self._http = http
+        self._came: Completion | None = None
+
+    def send(self, sent: Request, forward: Callable[[Any], Any]) -> Completion:
+        """Send a request as it was decided; any answer is a completion here."""
+        start = time.monotonic()
+        with self._naming_errors():
+            response = forward(self._changed(sent))
+            try:
+                content = response.read()
+            finally:
+                response.close()
+        return self._completion(response, content, start)
+
+    async def send_async(
+        self, sent: Request, forward: Callable[[Any], Awaitable[Any]]
+    ) -> Completion:
+        """As ``send``."""
+        start = time.monotonic()
+        with self._naming_errors():
+            response = await forward(self._changed(sent))
+            try:
+                content = await response.aread()
+            finally:
+                await response.aclose()
+        return self._completion(response, content, start)
+
+    def _changed(self, sent: Request) -> Any:
+        http = self._http
+        headers = [(k, v) for k, v in http.headers.raw if k.decode().lower() not in _BODY_HEADERS]
+        return self._library.Request(
+            http.method,
+            http.url,
+            headers=headers,
+            content=encode_json(dict(sent.body)),
+            extensions=http.extensions,
+        )
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        url = self._http.url
         try:
-            content = response.read()
-        finally:
-            response.close()
-    except library.TimeoutException as error:
-        limit = http.extensions.get("timeout", {}).get("read")
-        raise BackendError(
-            f"{http.url} did not answer within the client's {limit:g} s; raise llm.timeout"
-            if limit
-            else f"{http.url} timed out"
-        ) from error
-    except library.TransportError as error:
-        raise BackendUnreachableError(f"no answer from {http.url}: {error}") from error
-    return Completion(
-        status=response.status_code,
-        content_type=response.headers.get("content-type", ""),
-        body=content,
-        duration_s=time.monotonic() - start,
-    )
+            yield
+        except self._library.TimeoutException as error:
+            limit = self._http.extensions.get("timeout", {}).get("read")
+            raise BackendError(
+                f"{url} did not answer within the client's {limit:g} s; raise llm.timeout"
+                if limit
+                else f"{url} timed out"
+            ) from error
+        except self._library.TransportError as error:
+            raise BackendUnreachableError(f"no answer from {url}: {error}") from error
+
+    def _completion(self, response: Any, content: bytes, start: float) -> Completion:
+        self._came = Completion(
+            status=response.status_code,
+            content_type=response.headers.get("content-type", ""),
+            body=content,
+            duration_s=time.monotonic() - start,
+        )
+        return self._came
+
+    def handed_back(self, error: BackendError, *, trips: bool) -> Completion:
+        """A failed call as it came, for a program that may retry.
+
+        Raises:
+            BackendError: Under ``run``, or where nothing came that could be handed back.
+            Exception: The library's own error, where the connection failed.
+        """
+        if trips:
+            raise error
+        if isinstance(error, BackendResponseError) and self._came is not None:
+            return self._came
+        if isinstance(error.__cause__, self._library.TransportError):
+            raise error.__cause__
+        raise error
+
+    def response(self, completion: Completion) -> Any:
+        """The library's form of an answer."""
+        return self._library.Response(
+            completion.status,
+            headers={"content-type": completion.content_type},
+            content=completion.body,
+            request=self._http,
+        )

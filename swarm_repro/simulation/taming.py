@@ -113,7 +113,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Runs a module's code with `_BUILTINS`, and is the real loader in all other respects.
+    """Runs a module's code with `TAMED_BUILTINS`, and is the real loader in all other respects.
 
     A function takes its builtins, `__import__` among them, from the module it is defined in: so
     import statements of other packages cost what they always did.
@@ -129,7 +129,7 @@ class _Loader(Loader):
         return self._real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__dict__["__builtins__"] = _BUILTINS
+        module.__dict__["__builtins__"] = TAMED_BUILTINS
         self._real.exec_module(module)
 
 
@@ -177,4 +177,5 @@ def _utc() -> Iterator[None]:
         _time.tzset()
 
 
-_BUILTINS: Final[dict[str, object]] = {**vars(builtins), "__import__": _import}
+#: Builtins of tamed code, whose ``__import__`` hands it the stand-ins.
+TAMED_BUILTINS: Final[dict[str, object]] = {**vars(builtins), "__import__": _import}
