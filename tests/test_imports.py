@@ -24,7 +24,7 @@ LAYERS: list[list[set[str]]] = [
     [{"ledger", "miss", "session"}],
     [{"intercept"}],
     [{"simulation"}, {"compare"}, {"use"}],
-    [{"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
+    [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
     [{"cli", "__main__"}],
 ]
 #: Beside the layers: the root holds the version and the public names, which it loads lazily.
