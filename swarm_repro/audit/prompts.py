@@ -9,10 +9,9 @@ from typing import Final, Literal
 
 from swarm_repro.audit.built_in import PROMPTS
 from swarm_repro.canonical import encode_canonical
-from swarm_repro.cassette.lines import LineError
-from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.cassette.reader import read_cassette, reading
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.errors import CassetteDamagedError, UsageError
+from swarm_repro.errors import UsageError
 from swarm_repro.request import normalise_seed
 
 #: Tokens of a completion to the built-in prompts: enough for a flip to show, cheap beside a prompt.
@@ -116,10 +115,8 @@ def prompts_of(cassette: Path, *, limit: int) -> tuple[Prompt, ...]:
         raise UsageError(f"--prompts-limit is {limit}; give a number of at least 1")
     found: dict[bytes, Prompt] = {}
     for number, call in enumerate(read_cassette(cassette).calls.values()):
-        try:
+        with reading(cassette, call):
             prompt = _recorded(call, number, cassette.name)
-        except LineError as error:
-            raise CassetteDamagedError(cassette, str(error)) from error
         if prompt is not None:
             found.setdefault(encode_canonical(dict(prompt.body)), prompt)
     if not found:

@@ -14,13 +14,13 @@ from pathlib import Path
 import orjson
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.lines import LineError, encode_response
-from swarm_repro.cassette.reader import Cassette, read_cassette
+from swarm_repro.cassette.lines import encode_response
+from swarm_repro.cassette.reader import Cassette, read_cassette, reading
 from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.cassette.store import part_path
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
-from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, UsageError
+from swarm_repro.errors import CassetteAccessError, UsageError
 
 #: Members that tell how the model came to the words it said, which are others now.
 _OF_THE_TOKENS = frozenset({"logprobs", "completion_probabilities", "tokens", "__verbose"})
@@ -87,12 +87,8 @@ def _stays(call: CallRecord, altered: CallRecord) -> bool:
 
 def _answered_with(call: CallRecord, text: str, cassette: Cassette) -> CallRecord:
     which = f"call {call.i} of {call.scope} in {cassette.path}"
-    try:
+    with reading(cassette.path, call):
         completion = call.completion
-    except LineError as error:
-        raise CassetteDamagedError(cassette.path, f"call {call.i} of {call.scope}: {error}") from (
-            error
-        )
     if completion.is_stream:
         raise UsageError(f"{which} was answered with a stream, which cannot be altered")
     try:

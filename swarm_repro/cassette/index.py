@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette.lines import LineError, decode_line
-from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
+from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
 from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
 from swarm_repro.completion import Completion, stable_document
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
@@ -181,12 +181,8 @@ class CassetteIndex:
         Raises:
             CassetteDamagedError: They are not the recorded bytes.
         """
-        try:
+        with reading(self.path, call):
             return call.completion
-        except LineError as error:
-            raise CassetteDamagedError(
-                self.path, f"call {call.i} of {call.scope}: {error}"
-            ) from error
 
     def _read_text(self, offset: int, length: int) -> str:
         text = self._record(offset, length).get("text")

@@ -116,6 +116,19 @@ def open_cassette(path: Path) -> Iterator[BinaryIO]:
         raise CassetteAccessError(f"{path} cannot be read: {error.strerror}") from error
 
 
+@contextlib.contextmanager
+def reading(path: Path, call: CallRecord) -> Iterator[None]:
+    """Say which call of which file cannot be read, while its texts or its answer are.
+
+    Raises:
+        CassetteDamagedError: A text is missing, or the bytes are not the recorded ones.
+    """
+    try:
+        yield
+    except LineError as error:
+        raise CassetteDamagedError(path, f"call {call.i} of {call.scope}: {error}") from error
+
+
 class RecordReader:
     """One pass over the lines of a file, each checked before it is believed."""
 

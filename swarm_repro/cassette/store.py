@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swarm_repro.cassette.lines import LineError
-from swarm_repro.cassette.reader import Cassette, read_cassette, read_part
+from swarm_repro.cassette.reader import Cassette, read_cassette, read_part, reading
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
 from swarm_repro.cassette.writer import PartWriter, lock_part, write_cassette
 from swarm_repro.completion import Completion, same_but_volatile
 from swarm_repro.environment import Environment
-from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
+from swarm_repro.errors import CassetteAccessError
 from swarm_repro.model import ModelBinding, require_same_model
 
 
@@ -203,12 +202,8 @@ class CassetteStore:
         Raises:
             CassetteDamagedError: They are not the recorded bytes.
         """
-        try:
+        with reading(self.path, call):
             return call.completion
-        except LineError as error:
-            raise CassetteDamagedError(
-                self.path, f"call {call.i} of {call.scope}: {error}"
-            ) from error
 
     def body_of(self, call: CallRecord) -> dict[str, object]:
         """A call's request as it was sent.
@@ -216,12 +211,8 @@ class CassetteStore:
         Raises:
             CassetteDamagedError: A text of it is missing.
         """
-        try:
+        with reading(self.path, call):
             return call.body
-        except LineError as error:
-            raise CassetteDamagedError(
-                self.path, f"call {call.i} of {call.scope}: {error}"
-            ) from error
 
     def add(self, call: CallRecord, binding: ModelBinding, environment: Environment) -> None:
         """Keep a new call: on disk when this returns.

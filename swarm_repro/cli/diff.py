@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cli.progress import Bar
 from swarm_repro.errors import ExitCode
 
@@ -50,16 +49,13 @@ def command(
     causes are requests that differ by themselves; all else followed. Exit code 0: identical, 1:
     not.
     """
-    from swarm_repro.compare.diff import DiffReport, require_comparable
-    from swarm_repro.compare.judge import Comparison
+    from swarm_repro.compare.diff import comparing
 
-    require_comparable(a, b)
     with ExitStack() as files:
         with Bar() as bar:
-            one = files.enter_context(CassetteIndex(a, on_read=bar.phase("reading A")))
-            other = files.enter_context(CassetteIndex(b, on_read=bar.phase("reading B")))
-            found = Comparison(one, other, on_judged=bar.phase("comparing"))
-        report = DiffReport(found, tokenize=_tokenizer(tokenizer))
+            report = files.enter_context(
+                comparing(a, b, tokenize=_tokenizer(tokenizer), phase=bar.phase)
+            )
         if html is not None:
             from swarm_repro.reporting.html import write_html
 

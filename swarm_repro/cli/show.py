@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.lines import LineError
-from swarm_repro.cassette.reader import Cassette, read_cassette
+from swarm_repro.cassette.reader import Cassette, read_cassette, reading
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.errors import CassetteDamagedError, UsageError
+from swarm_repro.errors import UsageError
 from swarm_repro.printable import printable
 
 if TYPE_CHECKING:
@@ -82,10 +81,8 @@ def _show_all(cassette: Cassette, calls: Sequence[CallRecord], *, as_json: bool)
 
 
 def _show_one(path: Path, number: int, call: CallRecord, *, as_json: bool) -> None:
-    try:
+    with reading(path, call):
         body, completion = call.body, call.completion
-    except LineError as error:
-        raise CassetteDamagedError(path, str(error)) from error
     if as_json:
         click.echo(
             encode_json(
@@ -134,10 +131,8 @@ def _brief(number: int, call: CallRecord) -> dict[str, object]:
 
 
 def _completion_text(path: Path, call: CallRecord) -> str:
-    try:
+    with reading(path, call):
         return call.completion.text
-    except LineError as error:
-        raise CassetteDamagedError(path, f"call {call.i} of {call.scope}: {error}") from error
 
 
 def _count(call: CallRecord, name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
 
 from swarm_repro import __version__
-from swarm_repro.cassette.index import CassetteIndex, Usage, open_to_reread
+from swarm_repro.cassette.index import CassetteIndex, OnStep, Usage, open_to_reread
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.beside import beside_text, describe_beside
 from swarm_repro.compare.causes import settings_causes, text_edits
@@ -60,6 +61,37 @@ def _header_of(path: Path) -> Mapping[str, object] | None:
     except orjson.JSONDecodeError:
         return None
     return header if isinstance(header, dict) and header.get("record") == "cassette" else None
+
+
+@contextmanager
+def comparing(
+    a: Path,
+    b: Path,
+    *,
+    tokenize: Tokenize | None = None,
+    phase: Callable[[str], OnStep | None] = lambda _name: None,
+) -> Iterator[DiffReport]:
+    """Compare two finished cassettes, which stay open while the block uses the report.
+
+    Args:
+        a: The first.
+        b: The second.
+        tokenize: Splits a text into tokens, where recordings hold none.
+        phase: Called with the name of each phase; gives what is called with the
+            work done so far and all there is.
+
+    Raises:
+        NotComparableError: They have keys of different versions, or belong to two scenarios.
+        CassetteAccessError: One is missing, a folder, or unreadable.
+        CassetteDamagedError: One is not what was written.
+    """
+    require_comparable(a, b)
+    with (
+        CassetteIndex(a, on_read=phase("reading A")) as one,
+        CassetteIndex(b, on_read=phase("reading B")) as other,
+    ):
+        found = Comparison(one, other, on_judged=phase("comparing"))
+        yield DiffReport(found, tokenize=tokenize)
 
 
 class DiffReport:

@@ -6,8 +6,7 @@ import tempfile
 from pathlib import Path
 
 from swarm_repro.cassette.index import CassetteIndex
-from swarm_repro.compare.diff import DiffReport, require_comparable
-from swarm_repro.compare.judge import Comparison
+from swarm_repro.compare.diff import comparing
 from swarm_repro.errors import SwarmReproError
 from swarm_repro.project.git import ChangedFile, Repository
 from swarm_repro.project.summary import Named
@@ -47,9 +46,8 @@ def _compare(repository: Repository, base: str, file: ChangedFile) -> Named:
         with tempfile.TemporaryDirectory(prefix="swarm-repro-base.") as temporary:
             before = Path(temporary) / now.name
             before.write_bytes(repository.content(base, file.path))
-            require_comparable(before, now)
-            with CassetteIndex(before) as a, CassetteIndex(now) as b:
-                report = DiffReport(Comparison(a, b)).to_json(limit=_CALLS)
+            with comparing(before, now) as found:
+                report = found.to_json(limit=_CALLS)
         return Named(file.path, report)
     except SwarmReproError as error:
         return Named(file.path, None, f"It could not be compared: {error}")

@@ -274,16 +274,23 @@ def test_an_audit_that_is_interrupted_leaves_no_server(
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A test run in the background may have been told to ignore it, and hands that down.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
-    limit = time.monotonic() + 30
-    records: list[Path] = []
-    while not records and time.monotonic() < limit and audit.poll() is None:
-        records = [path for path in state_folder().glob("*.json") if b'"ready":true' in read(path)]
-        time.sleep(0.01)
-    assert records, "no server was seen"
-    pid = json.loads(read(records[0]))["pid"]
-    audit.send_signal(number)
-    assert audit.wait(20) != 0
+    try:
+        limit = time.monotonic() + 30
+        records: list[Path] = []
+        while not records and time.monotonic() < limit and audit.poll() is None:
+            known = state_folder().glob("*.json")
+            records = [path for path in known if b'"ready":true' in read(path)]
+            time.sleep(0.01)
+        assert records, "no server was seen"
+        pid = json.loads(read(records[0]))["pid"]
+        audit.send_signal(number)
+        assert audit.wait(20) != 0
+    finally:
+        audit.kill()
+        audit.wait()
     assert not psutil.pid_exists(pid)
     assert no_server_is_left()
 
