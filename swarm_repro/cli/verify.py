@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +13,7 @@ from swarm_repro.backends.llama_cpp import LlamaCpp, unload_models
 from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.store import open_for_replay
+from swarm_repro.cli.progress import Bar
 from swarm_repro.compare.verify import VerifyOptions, verify_cassette
 from swarm_repro.compare.verify_report import VerifyReport, text_lines
 from swarm_repro.environment import Environment
@@ -23,9 +22,6 @@ from swarm_repro.model import ModelBinding
 from swarm_repro.printable import printable
 from swarm_repro.serving.health import require_llama_server
 from swarm_repro.serving.state import find_started_server
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 _DEFAULT_SERVER = "http://localhost:8080/v1"
 
@@ -87,9 +83,9 @@ def command(
     options = VerifyOptions(
         repeat=repeat, shuffle=shuffle, calls=calls, witness=witness, any_model=any_model
     )
-    with _Backends(server, models) as backends, _Progress() as progress:
+    with _Backends(server, models) as backends, Bar() as bar:
         report = verify_cassette(
-            store, backends.find, options=options, on_answer=progress.on_answer
+            store, backends.find, options=options, on_answer=bar.phase("asking again")
         )
     _print(report, as_json=as_json)
     if html is not None:
@@ -165,52 +161,3 @@ class _Backends:
         if not named and len(self._models) > 1:
             raise UsageError(f"none of the --model files is called {recorded.name!r}")
         return (named or list(self._models))[0]
-
-
-class _Progress:
-    """Answers and an estimate of the time left, on stderr and only on a terminal."""
-
-    def __init__(self) -> None:
-        self._display: Progress | None = None
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self._display = Progress(
-                TextColumn("verify"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("answers"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._display.add_task("verify", total=None)
-            self._display.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._display is not None:
-            self._display.stop()
-
-    def on_answer(self, done: int, total: int) -> None:
-        """Show one more answer."""
-        if self._display is not None and self._task is not None:
-            self._display.update(self._task, completed=done, total=total)

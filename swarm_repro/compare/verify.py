@@ -103,7 +103,7 @@ def verify_cassette(
     backend_for: BackendFor,
     *,
     options: VerifyOptions = VerifyOptions(),
-    on_answer: Callable[[int, int], None] = lambda _done, _total: None,
+    on_answer: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Ask a live backend the calls of a cassette again.
 
@@ -145,7 +145,8 @@ def verify_cassette(
         for place, call in enumerate(_in_order(asked, options, round_number)):
             if call.failure is None:
                 _ask(call, strict=store.header.strict, first=round_number == 0)
-            on_answer(round_number * len(asked) + place + 1, total)
+            if on_answer is not None:
+                on_answer(round_number * len(asked) + place + 1, total)
     verdicts = tuple(_judge(call) for call in asked)
     witness, note, failed = None, None, False
     if options.witness:
