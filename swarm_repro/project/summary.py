@@ -44,6 +44,12 @@ def summary(reports: Sequence[Named], *, notes: Sequence[str] = ()) -> str:
     """
     runs = [report for report in reports if _kind(report) == "run"]
     others = [report for report in reports if _kind(report) != "run"]
+    # `run --verify` holds a report of its own.
+    others += [
+        Named(run.name, verified)
+        for run in runs
+        if (verified := _object(run.content or {}, "verify")).get("report") == "verify"
+    ]
     sections: list[Sequence[str]] = [["## swarm-repro"]]
     if runs:
         sections.append(_runs(runs))
@@ -107,13 +113,16 @@ def _messages(run: Named) -> list[str]:
     artifacts = content.get("artifacts")
     moved = _list(artifacts, "metrics") if isinstance(artifacts, Mapping) else []
     lines = [f"### {code(content.get('scenario'))}: what went wrong", ""]
-    lines += [preformatted(str(message)) for message in _list(content, "messages")[:_ROWS]]
+    messages = _list(content, "messages")
+    lines += [preformatted(str(message)) for message in messages[:_ROWS]]
+    lines += _more(len(messages) - _ROWS, "messages")
     if moved:
         lines += [
             "",
             "Metrics that moved:",
             "",
             preformatted("\n".join(map(str, moved[:_METRICS]))),
+            *_more(len(moved) - _METRICS, "metrics"),
         ]
     return lines
 
@@ -306,6 +315,7 @@ def _environment(content: Mapping[str, object], sides: tuple[str, str]) -> Itera
                     for difference in differences[:_ROWS]
                 ],
             ),
+            *_more(len(differences) - _ROWS, "fields"),
         ]
 
 

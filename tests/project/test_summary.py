@@ -110,6 +110,9 @@ def test_verify_survey_and_audit_have_their_sections() -> None:
     }  # fmt: skip
     audit = {"report": "audit", "verdict": "strict", "missing": ["devices: none"],
              "recommended": {"flags": ["-np", "1"]}}  # fmt: skip
+    run = {"scenario": "demo", "mode": "verify", "exit_code": 1, "verify": verify}
+    nested = summary([Named("r", run)])
+    assert "1 of 2 changed" in nested, "run --verify holds a report of its own"
     page = summary([Named("v", verify), Named("s", survey), Named("a", audit)])
     assert "recorded words" in page
     assert "live words" in page
