@@ -23,6 +23,14 @@ from swarm_repro.printable import printable
 from swarm_repro.serving.health import require_llama_server
 from swarm_repro.serving.state import find_started_server
 
+#: Settings that a recording may ask of a model in this process: how it computes, and no path.
+_SETTINGS = frozenset(
+    {
+        *("n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "flash_attn"),
+        *("n_gpu_layers", "offload_kqv", "type_k", "type_v", "chat_format"),
+        *("rope_scaling_type", "rope_freq_base", "rope_freq_scale"),
+    }
+)
 _DEFAULT_SERVER = "http://localhost:8080/v1"
 
 
@@ -137,7 +145,10 @@ class _Backends:
             return self._find_server(recorded)
         settings = environment.content.get("settings")
         known = settings if isinstance(settings, dict) else {}
-        return LlamaCpp(self._file_of(recorded), **known)
+        return LlamaCpp(
+            self._file_of(recorded),
+            **{name: value for name, value in known.items() if name in _SETTINGS},
+        )
 
     def _find_server(self, recorded: ModelBinding) -> LlamaServer:
         if self._llama_server is None:
