@@ -89,7 +89,7 @@ class use_cassette:
             strict=strict,
             requests=tuple(_rule(rule) for rule in requests),
         )
-        self._open: list[tuple[Session, ExitStack]] = []
+        self._open: tuple[Session, ExitStack] | None = None
 
     def __enter__(self) -> Session:
         """Begin.
@@ -101,7 +101,10 @@ class use_cassette:
             CassetteAccessError: No cassette to replay; an interrupted or another recording is in
                 the way; the file cannot be written.
             CassetteDamagedError: Not the bytes that were written.
+            UsageError: The object is in use already, here or in another thread.
         """
+        if self._open is not None:
+            raise UsageError(f"this use of {self._path} has begun already: make another one")
         mode = self._mode or self._mode_of_what_is_there()
         store = self._store(mode)
         session = Session(
@@ -114,7 +117,7 @@ class use_cassette:
             if store is not None:
                 stack.callback(store.close)
             stack.enter_context(intercept_http(session, _server, passes=self._others == "pass"))
-            self._open.append((session, stack.pop_all()))
+            self._open = (session, stack.pop_all())
         return session
 
     def __exit__(
@@ -134,7 +137,10 @@ class use_cassette:
             BackendError: A call failed and never succeeded after.
             DifferenceError: An answer is not the recorded one (mode ``verify``).
         """
-        session, stack = self._open.pop()
+        if self._open is None:
+            raise UsageError(f"this use of {self._path} has not begun")
+        session, stack = self._open
+        self._open = None
         with stack:
             if error is None:
                 _judge(session)
@@ -180,7 +186,7 @@ class use_cassette:
         """The same use, with blocks of its own: functions may run at the same time."""
         other = object.__new__(use_cassette)
         other.__dict__.update(self.__dict__)
-        other._open = []
+        other._open = None
         return other
 
     def _mode_of_what_is_there(self) -> Mode:

@@ -316,6 +316,17 @@ def test_outside_a_block_requests_go_their_own_way(stub: StubServer) -> None:
     assert threading.active_count() < 20
 
 
+def test_one_object_is_used_by_one_block_at_a_time(tmp_path: Path, stub: StubServer) -> None:
+    use = use_cassette(tmp_path / "c.jsonl", mode="auto")
+    with use:
+        ask(stub.base_url, "one")
+        with pytest.raises(UsageError, match="has begun already"):
+            use.__enter__()
+    with use as session:
+        ask(stub.base_url, "one")
+    assert session.ledger.hits == 1
+
+
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
