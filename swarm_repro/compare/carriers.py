@@ -85,17 +85,17 @@ class Carriers:
         """
         # Marks are within a line, so they can only stand in the lines that differ.
         found: list[Carrier] = []
-        earlier = [known for known in (*self._first, *self._latest) if precedes(known.pair, pair)]
         for edit in edits:
             removed, added = "\n".join(edit.removed), "\n".join(edit.added)
-            for carrier in earlier:
-                for mark_a, mark_b in carrier.marks:
-                    if (mark_a and mark_a in removed and mark_a not in edit.b) or (
-                        mark_b and mark_b in added and mark_b not in edit.a
-                    ):
-                        found.append(carrier)
-                        break
-        return found
+            for carriers in (self._first, self._latest):
+                for carrier in carriers:
+                    for mark_a, mark_b in carrier.marks:
+                        if (mark_a and mark_a in removed and mark_a not in edit.b) or (
+                            mark_b and mark_b in added and mark_b not in edit.a
+                        ):
+                            found.append(carrier)
+                            break
+        return [carrier for carrier in found if precedes(carrier.pair, pair)]
 
 
 def differing_texts(a: str, b: str) -> Iterator[tuple[str, str]]:
