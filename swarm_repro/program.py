@@ -5,14 +5,16 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.thread import _threads_queues
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from swarm_repro.errors import UsageError
+from swarm_repro.errors import SwarmReproError, UsageError
 from swarm_repro.intercept.network import refuse_network
 from swarm_repro.session import Session
 from swarm_repro.simulation.entropy import Entropy
@@ -88,7 +90,8 @@ def find_script(path: Path, arguments: Sequence[str]) -> Program:
         UsageError: It is missing, unreadable, or not Python.
     """
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
+        # dont_inherit: this module's own __future__ imports are not the program's.
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SyntaxError, ValueError) as error:
@@ -113,7 +116,8 @@ def run_program(
         The session, after a program that ended well.
 
     Raises:
-        SystemExit: The program ended itself with another code than 0.
+        SystemExit: The program ended itself with another code than 0, or by an exception, which
+            was shown.
         SwarmReproError: As ``use_cassette`` says.
         SessionTripped: A miss.
         UsageError: A package that is to be tamed was imported before.
@@ -132,8 +136,16 @@ def run_program(
         stack.enter_context(_as_main(program))
         try:
             _run(program, TAMED_BUILTINS if main_is_tamed else vars(builtins))
-        except SystemExit as end:
-            if end.code not in (None, 0):
+        except BaseException as error:
+            if session.tripped is not None:
+                raise session.tripped from None  # whatever the program made of it
+            if isinstance(error, SystemExit):
+                if error.code not in (None, 0):
+                    raise
+            elif isinstance(error, Exception) and not isinstance(error, SwarmReproError):
+                _show(error)
+                raise SystemExit(1) from None
+            else:
                 raise
     return session
 
@@ -141,7 +153,29 @@ def run_program(
 def _run(program: Program, names: Mapping[str, Any]) -> None:
     main = sys.modules[MAIN]
     main.__dict__["__builtins__"] = names
-    exec(program.code, main.__dict__)  # noqa: S102 - running a program is what was asked for
+    others = set(threading.enumerate())
+    try:
+        exec(program.code, main.__dict__)  # noqa: S102 - running a program is what was asked for
+    finally:
+        _join(others)
+
+
+def _join(others: set[threading.Thread]) -> None:
+    """Wait for the program's threads, as the interpreter does; those of pools wait for work."""
+    while threads := [
+        thread
+        for thread in threading.enumerate()
+        if not (thread.daemon or thread in others or thread in _threads_queues)
+    ]:
+        threads[0].join()
+
+
+def _show(error: Exception) -> None:
+    """Show what ended the program as the interpreter does, without the frames that ran it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
 @contextmanager

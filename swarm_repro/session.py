@@ -125,8 +125,8 @@ class Session:
 
     @property
     def cause(self) -> SwarmReproError | None:
-        """The error behind a trip, if it was an error and not a miss."""
-        return self._cause
+        """An error, not a miss, that ended the session or left a model unknown to the end."""
+        return self._cause or next(iter(self._unbound.values()), None)
 
     @property
     def bindings(self) -> list[ModelBinding]:
@@ -219,6 +219,7 @@ class Session:
         path: str,
         body: Mapping[str, object],
         send: Callable[[Request], Awaitable[Completion]],
+        in_turn: Callable[[Callable[[], Any]], Awaitable[Any]],
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> Completion:
         """As ``call``, for a program with an event loop.
@@ -230,6 +231,7 @@ class Session:
             path: URL path.
             body: The request's members.
             send: Sends it over the program's own connection.
+            in_turn: As ``in_thread``, one at a time and in the order of arrival.
             in_thread: Runs what blocks, in this context, beside the event loop.
 
         Raises:
@@ -242,7 +244,7 @@ class Session:
             return self.prepare(backend, endpoint=endpoint, model=model, path=path, body=body)
 
         # Only what calls a model has to ask which one it is.
-        request = await in_thread(prepare) if self.mode.calls_model else prepare()
+        request = await in_turn(prepare) if self.mode.calls_model else prepare()
         call = self.begin(request)
         if call.answer is not None:
             return call.answer
@@ -678,9 +680,8 @@ class Session:
         """What the ledger says, whatever surfaced."""
         if self._tripped is not None:
             return self._tripped.exit_code
-        for error in (self._cause, *self._unbound.values()):
-            if error is not None:
-                return error.exit_code
+        if self.cause is not None:
+            return self.cause.exit_code
         if self.ledger.misses:
             return ExitCode.MISS
         if self.ledger.failures:

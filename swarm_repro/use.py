@@ -162,7 +162,8 @@ class use_cassette:
         """Let every call of a function, sync or async, have the cassette.
 
         Raises:
-            UsageError: A generator, whose body would run outside the block.
+            UsageError: A generator, whose body would run outside the block; at a call, a coroutine
+                from a function that is not async itself.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise UsageError("a generator cannot be decorated: use the cassette inside it")
@@ -178,7 +179,14 @@ class use_cassette:
         @functools.wraps(function)
         def wrapped(*args: object, **kwargs: object) -> object:
             with self._again():
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise UsageError(
+                        f"{function!r} returned a coroutine, whose body would run outside the "
+                        "block: decorate the async function itself"
+                    )
+                return result
 
         return cast("_F", wrapped)
 
@@ -233,8 +241,8 @@ def _judge(session: Session) -> None:
         raise DifferenceError("; ".join(ledger.differences))
 
 
-def _server(root: str) -> Backend:
-    return LlamaServer(root, started=find_started_server)
+def _server(root: str, api_key: str | None) -> Backend:
+    return LlamaServer(root, api_key=api_key, started=find_started_server)
 
 
 def _mode(mode: Mode | str | None) -> Mode | None:

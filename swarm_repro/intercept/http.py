@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -24,10 +26,15 @@ from swarm_repro.errors import (
     BackendUnreachableError,
     RequestError,
     SwarmReproError,
+    UsageError,
 )
 from swarm_repro.intercept.transports import intercepting
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.session import Session
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+    from anyio.lowlevel import RunVar
 
 _T = TypeVar("_T")
 
@@ -37,11 +44,11 @@ _ENDPOINTS: Mapping[str, Endpoint] = {
     "/chat/completions": "chat",
     "/completions": "completion",
 }
-#: Headers of a request that belong to its body, which is rebuilt.
+#: Headers of a request or an answer that belong to its body, which is rebuilt.
 _BODY_HEADERS = frozenset({"content-length", "content-encoding", "transfer-encoding"})
 
-#: Makes the backend for a root URL such as ``http://localhost:8080``.
-BackendFactory = Callable[[str], Backend]
+#: Makes the backend for a root URL such as ``http://localhost:8080``, and the program's API key.
+BackendFactory = Callable[[str, str | None], Backend]
 
 
 @contextmanager
@@ -89,6 +96,7 @@ class _Interceptor:
         self._backend_for = backend_for
         self._passes = passes
         self._backends: dict[str, Backend] = {}
+        self._process = os.getpid()
 
     @property
     def calls_model(self) -> bool:
@@ -114,7 +122,7 @@ class _Interceptor:
                 send=lambda sent: exchange.send(sent, forward),
             )
         except BackendError as error:
-            completion = exchange.handed_back(error, trips=self._session.trips)
+            return exchange.handed_back(error, trips=self._session.trips)
         return exchange.response(completion)
 
     async def answer_async(
@@ -134,10 +142,11 @@ class _Interceptor:
                 path=target.path,
                 body=body,
                 send=lambda sent: exchange.send_async(sent, forward),
+                in_turn=_in_turn,
                 in_thread=_in_thread,
             )
         except BackendError as error:
-            completion = exchange.handed_back(error, trips=self._session.trips)
+            return exchange.handed_back(error, trips=self._session.trips)
         return exchange.response(completion)
 
     def _target(self, http: Any) -> _Target | None:
@@ -151,10 +160,17 @@ class _Interceptor:
                 f"the program asked for {http.method} {url.partition('?')[0]}, which is no chat or "
                 "completion call of an OpenAI-compatible server and cannot be replayed"
             )
+        if os.getpid() != self._process:
+            # Neither locks nor helper threads of the session work in a fork.
+            raise UsageError(
+                f"{http.method} {url.partition('?')[0]} comes from a process that was forked while "
+                "a cassette was in use, and cannot belong to it: make model calls in threads"
+            )
         try:
             backend = self._backends.get(root)
             if backend is None:
-                backend = self._backends[root] = self._backend_for(root)
+                made = self._backend_for(root, _api_key(http))
+                backend = self._backends.setdefault(root, made)
         except SwarmReproError as error:
             self._session.reject(error)
         return _Target(backend, endpoint, urlsplit(url).path)
@@ -170,6 +186,32 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     from anyio import to_thread
 
     return await to_thread.run_sync(work)
+
+
+async def _in_turn(work: Callable[[], _T]) -> _T:
+    """As ``_in_thread``, in the order of arrival: threads at once would shuffle the calls."""
+    from anyio import CapacityLimiter, to_thread
+
+    turns = _turns()
+    limiter = turns.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(1)
+        turns.set(limiter)
+    return await to_thread.run_sync(work, limiter=limiter)
+
+
+@functools.cache
+def _turns() -> RunVar[CapacityLimiter | None]:
+    """Whose turn it is, in each event loop."""
+    from anyio.lowlevel import RunVar
+
+    return RunVar("swarm_repro_turns")
+
+
+def _api_key(http: Any) -> str | None:
+    """The bearer token of a request."""
+    scheme, _, key = http.headers.get("authorization", "").partition(" ")
+    return key if scheme.lower() == "bearer" and key else None
 
 
 def _route(method: str, url: str) -> tuple[Endpoint | None, str]:
@@ -214,6 +256,7 @@ class _Exchange:
         self._library = library
         self._http = http
         self._came: Completion | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
 
     def send(self, sent: Request, forward: Callable[[Any], Any]) -> Completion:
         """Send a request as it was decided; any answer is a completion here."""
@@ -241,11 +284,10 @@ class _Exchange:
 
     def _changed(self, sent: Request) -> Any:
         http = self._http
-        headers = [(k, v) for k, v in http.headers.raw if k.decode().lower() not in _BODY_HEADERS]
         return self._library.Request(
             http.method,
             http.url,
-            headers=headers,
+            headers=_without_body(http.headers),
             content=encode_json(dict(sent.body)),
             extensions=http.extensions,
         )
@@ -266,6 +308,7 @@ class _Exchange:
             raise BackendUnreachableError(f"no answer from {url}: {error}") from error
 
     def _completion(self, response: Any, content: bytes, start: float) -> Completion:
+        self._headers = _without_body(response.headers)
         self._came = Completion(
             status=response.status_code,
             content_type=response.headers.get("content-type", ""),
@@ -274,7 +317,7 @@ class _Exchange:
         )
         return self._came
 
-    def handed_back(self, error: BackendError, *, trips: bool) -> Completion:
+    def handed_back(self, error: BackendError, *, trips: bool) -> Any:
         """A failed call as it came, for a program that may retry.
 
         Raises:
@@ -284,16 +327,24 @@ class _Exchange:
         if trips:
             raise error
         if isinstance(error, BackendResponseError) and self._came is not None:
-            return self._came
+            return self._response(self._came, self._headers)
         if isinstance(error.__cause__, self._library.TransportError):
             raise error.__cause__
         raise error
 
     def response(self, completion: Completion) -> Any:
-        """The library's form of an answer."""
+        """The library's form of an answer: the same when it is recorded and when it is replayed."""
+        return self._response(completion, [(b"content-type", completion.content_type.encode())])
+
+    def _response(self, completion: Completion, headers: list[tuple[bytes, bytes]]) -> Any:
+        # As a stream, which the client has yet to read: it may want the raw bytes, and the time.
         return self._library.Response(
             completion.status,
-            headers={"content-type": completion.content_type},
-            content=completion.body,
+            headers=[*headers, (b"content-length", str(len(completion.body)).encode())],
+            stream=self._library.ByteStream(completion.body),
             request=self._http,
         )
+
+
+def _without_body(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [(k, v) for k, v in headers.raw if k.decode().lower() not in _BODY_HEADERS]

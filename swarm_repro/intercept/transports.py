@@ -45,10 +45,12 @@ class Interceptor(Protocol):
         """As ``answer``, for an async client."""
 
 
-_current: ContextVar[Interceptor | None] = ContextVar("swarm_repro_interceptor", default=None)
+#: Those of this context, the innermost last; some may have ended in another context since.
+_current: ContextVar[tuple[Interceptor, ...]] = ContextVar("swarm_repro_interceptors", default=())
 #: All that are in place, in this process.
 _in_place: list[Interceptor] = []
 _lock = threading.Lock()
+_set_up_lock = threading.Lock()
 _patched: set[str] = set()
 
 
@@ -65,13 +67,14 @@ def intercepting(interceptor: Interceptor) -> Iterator[None]:
     _patch_libraries()
     with _lock:
         _in_place.append(interceptor)
-    token = _current.set(interceptor)
+    _current.set((*(one for one in _current.get() if one in _in_place), interceptor))
     try:
         yield
     finally:
-        _current.reset(token)
         with _lock:
             _in_place.remove(interceptor)
+        # Without a token: a generator may end the block in another context than it began in.
+        _current.set(tuple(one for one in _current.get() if one is not interceptor))
 
 
 def _present() -> Interceptor | None:
@@ -82,15 +85,15 @@ def _present() -> Interceptor | None:
     """
     if is_own_traffic():
         return None
-    mine = _current.get()
-    if mine is not None:
-        return mine if mine in _in_place else None
-    if len(_in_place) > 1:
+    mine, in_place = _current.get(), tuple(_in_place)
+    if mine:
+        return next((one for one in reversed(mine) if one in in_place), None)
+    if len(in_place) > 1:
         raise RequestError(
-            f"{len(_in_place)} cassettes are in use and this thread belongs to none of them: start "
+            f"{len(in_place)} cassettes are in use and this thread belongs to none of them: start "
             "it with contextvars.copy_context().run, or asyncio.to_thread"
         )
-    return _in_place[0] if _in_place else None
+    return in_place[0] if in_place else None
 
 
 def _patch_libraries() -> None:
@@ -119,14 +122,26 @@ def _patch_init(transport_class: Any) -> None:
             # A TLS context costs some 30 ms, and SWARM makes a client for every call.
             transport.__dict__[_WAITING] = lambda: original(transport, *args, **kwargs)
 
+    def missing(transport: Any, name: str) -> object:
+        """A subclass may reach for what ``__init__`` makes, such as the connection pool."""
+        if name.startswith("__") or _is_set_up(transport):
+            raise AttributeError(f"{type(transport).__name__!r} object has no attribute {name!r}")
+        _complete(transport)
+        return getattr(transport, name)
+
     transport_class.__init__ = init
+    transport_class.__getattr__ = missing
 
 
 def _complete(transport: Any) -> None:
     """Set a transport up that was made in a replay and is used outside it."""
-    waiting = transport.__dict__.pop(_WAITING, None)
-    if waiting is not None:
-        waiting()
+    if _is_set_up(transport):
+        return
+    with _set_up_lock:
+        waiting = transport.__dict__.get(_WAITING)
+        if waiting is not None:
+            waiting()
+            del transport.__dict__[_WAITING]
 
 
 def _patch_sync(library: ModuleType) -> None:

@@ -102,8 +102,8 @@ def _import_swarm() -> Any:
         ) from error
 
 
-def _server(root: str) -> Backend:
-    return LlamaServer(root, started=find_started_server)
+def _server(root: str, api_key: str | None) -> Backend:
+    return LlamaServer(root, api_key=api_key, started=find_started_server)
 
 
 @contextlib.contextmanager

@@ -239,7 +239,9 @@ def test_verify_asks_a_live_model_and_stops_it(
     step["run"] = script.replace("server start", f"server start --threads 1 --port {port}")
     assert script != step["run"]
     verified = runner.run(step)
-    stopped = runner.run(action_steps()["Stop the server"])
+    stop = dict(action_steps()["Stop the server"])
+    stop["run"] = str(stop["run"]).replace("8080", str(port))
+    stopped = runner.run(stop)
     runner.run(action_steps()["Summary"])
     assert verified.returncode in (0, 1), verified.stderr
     assert "**verify:** " in runner.summary

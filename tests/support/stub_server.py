@@ -6,11 +6,12 @@ a fixed time. Everything that a real one can do is tested against a real one.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,6 +51,9 @@ class StubServer:
         slots: What it reports as number of slots.
         template: Its chat template.
         loading: How many times it still says that it is loading.
+        api_key: The bearer token without which it answers 401 to all but ``/health``.
+        fault_headers: Headers of an answer whose fault is an HTTP status.
+        gzips: Whether its answers are compressed.
         hangs_everywhere: Whether it does not render prompts any more either.
         chats: Bodies of the chat calls, in the order of their arrival.
     """
@@ -62,6 +66,9 @@ class StubServer:
     slots: int = 1
     template: str = "{{ messages }}"
     loading: int = 0
+    api_key: str | None = None
+    fault_headers: dict[str, str] = field(default_factory=dict)
+    gzips: bool = False
     hangs_everywhere: bool = False
     chats: list[bytes] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         stub = self.server_stub
+        if self.path != "/health" and not self._may():
+            return
         if self.path == "/health":
             if stub.loading > 0:
                 stub.loading -= 1
@@ -137,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if not self._may():
+            return
         if self.path == "/apply-template":
             if self.server_stub.hangs_everywhere:
                 self.server_stub.hung.wait(60)
@@ -157,9 +168,20 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(stub.delay_s)
         self._answer(stub.fault(number), document)
 
+    def _may(self) -> bool:
+        key = self.server_stub.api_key
+        may = key is None or self.headers["authorization"] == f"Bearer {key}"
+        if not may:
+            self._json({"error": {"message": "Invalid API Key", "code": 401}}, status=401)
+        return may
+
     def _answer(self, fault: Fault, document: dict[str, Any]) -> None:
         if isinstance(fault, int):
-            self._json({"error": {"message": "told to fail", "code": fault}}, status=fault)
+            self._json(
+                {"error": {"message": "told to fail", "code": fault}},
+                status=fault,
+                headers=self.server_stub.fault_headers,
+            )
         elif fault == "hang":
             self.server_stub.hung.wait(60)
             self.close_connection = True
@@ -215,15 +237,30 @@ class _Handler(BaseHTTPRequestHandler):
             },
         }
 
-    def _json(self, value: object, *, status: int = 200) -> None:
+    def _json(
+        self, value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._bytes(
             json.dumps(value, separators=(",", ":")).encode(),
             "application/json; charset=utf-8",
             status=status,
+            headers=headers,
         )
 
-    def _bytes(self, body: bytes, content_type: str, *, status: int = 200) -> None:
+    def _bytes(
+        self,
+        body: bytes,
+        content_type: str,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if self.server_stub.gzips:
+            body = gzip.compress(body)
+            self.send_header("content-encoding", "gzip")
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
@@ -41,6 +42,9 @@ if __name__ == "__main__":
     main()
 """
 CLOCK = "import time\n\n\ndef stamp():\n    return time.time()\n"
+
+
+HTTPX = openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
 
 
 @pytest.fixture
@@ -110,6 +114,63 @@ def test_the_programs_own_exit_code_and_errors_come_through(project: Path) -> No
     broken = execute(project, "--live", "breaks.py")
     assert broken.returncode == 1
     assert "ZeroDivisionError" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("open('/nowhere/at/all')\n", "FileNotFoundError: "),
+        ("input()\n", "EOFError: "),
+        ("import click\nraise click.UsageError('wrong')\n", "UsageError: wrong"),
+    ],
+)
+def test_an_exception_of_the_program_is_shown_as_python_shows_it(
+    project: Path, source: str, shown: str
+) -> None:
+    (project / "breaks.py").write_text(source)
+    broken = execute(project, "--live", "breaks.py")
+    assert broken.returncode == 1
+    assert broken.stderr.startswith('Traceback (most recent call last):\n  File "breaks.py", line ')
+    assert shown in broken.stderr
+
+
+def test_a_miss_is_told_whatever_the_program_makes_of_it(project: Path, stub: StubServer) -> None:
+    assert execute(project, "--record", "-m", "society", stub.base_url).returncode == 0
+    (project / "stubborn.py").write_text(
+        "import sys, httpx2\n"
+        "try:\n"
+        "    httpx2.post('http://127.0.0.1:9/v1/completions', json={'model': 'stub'})\n"
+        "except BaseException:\n"
+        "    sys.exit(5)\n".replace("httpx2", HTTPX)
+    )
+    missed = execute(project, "stubborn.py")
+    assert missed.returncode == 3
+    assert "is not in c.jsonl" in missed.stderr
+
+
+def test_a_script_has_its_own_future_imports_only(project: Path) -> None:
+    (project / "plain.py").write_text("def f(x: int): ...\n\n\nprint(f.__annotations__)\n")
+    assert execute(project, "--live", "plain.py").stdout == "{'x': <class 'int'>}\n"
+
+
+def test_threads_of_the_program_belong_to_it_to_their_end(project: Path, stub: StubServer) -> None:
+    (project / "threads.py").write_text(
+        "import sys, threading, time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import openai\n"
+        "idle = ThreadPoolExecutor(1)\n"
+        "idle.submit(print, 'a pool that is never shut down')\n"
+        "def ask():\n"
+        "    threading.main_thread().join(0.2)\n"
+        "    openai.OpenAI(base_url=sys.argv[1], api_key='none').chat.completions.create(\n"
+        "        model='stub', messages=[{'role': 'user', 'content': 'late'}])\n"
+        "threading.Thread(target=ask).start()\n"
+    )
+    for mode in ("--record", "--replay"):
+        done = execute(project, mode, "threads.py", stub.base_url)
+        assert done.returncode == 0, done.stderr
+    assert len(stub.chats) == 1
+    assert len(read_cassette(project / "c.jsonl").calls) == 1
 
 
 def test_calls_that_are_not_played_fail_the_replay(project: Path, stub: StubServer) -> None:
