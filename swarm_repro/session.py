@@ -639,9 +639,11 @@ class Session:
             self._raise_if_tripped()
             if self.mode is Mode.REPLAY:
                 self.miss(why)
-            self._fail_session(UsageError(why))
+            error = UsageError(why)
+            self._cause = self._cause or error  # whoever catches it
+            self._fail_session(error)
             self._raise_if_tripped()
-            raise UsageError(why)
+            raise error
 
     def miss(self, explanation: str) -> NoReturn:
         """End the session: the cassette does not hold what was asked for.
