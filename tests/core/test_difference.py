@@ -71,7 +71,8 @@ def test_first_difference_is_where_a_scan_finds_it(one: str, other: str) -> None
 @settings(max_examples=100, deadline=None)
 def test_first_difference_of_a_text_and_a_change_of_it(text: str, at: int) -> None:
     text += LONG
-    assert first_difference(text, text[:at] + "\0" + text[at + 1 :]) == at
+    other = chr(ord(text[at]) ^ 1)  # never the character that is there
+    assert first_difference(text, text[:at] + other + text[at + 1 :]) == at
     assert first_difference(text, text[:at]) == at
     assert first_difference(text, text) == len(text)
 
