@@ -28,7 +28,8 @@ from swarm_repro.errors import (
     SwarmReproError,
     UsageError,
 )
-from swarm_repro.intercept.transports import intercepting
+from swarm_repro.intercept.present import intercepting
+from swarm_repro.intercept.transports import patch_libraries
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.session import Session
 
@@ -65,6 +66,7 @@ def intercept_http(
         passes: In modes that call, let requests through that are no model calls; else they are
             refused, as they always are in replay.
     """
+    patch_libraries()
     interceptor = _Interceptor(session, backend_for, passes=passes)
     try:
         with intercepting(interceptor):
@@ -99,8 +101,8 @@ class _Interceptor:
         self._process = os.getpid()
 
     @property
-    def calls_model(self) -> bool:
-        return self._session.mode.calls_model
+    def session(self) -> Session:
+        return self._session
 
     def close(self) -> None:
         for backend in self._backends.values():
@@ -154,7 +156,7 @@ class _Interceptor:
         url = str(http.url)
         endpoint, root = _route(http.method, url)
         if endpoint is None:
-            if self._passes and self.calls_model:
+            if self._passes and self._session.mode.calls_model:
                 return None
             self._session.refuse(
                 f"the program asked for {http.method} {url.partition('?')[0]}, which is no chat or "
