@@ -1,8 +1,7 @@
-"""What a session keeps of its calls: their places, and what became of them."""
+"""What a session keeps of its calls, and what became of them."""
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from swarm_repro.caller import Caller
 from swarm_repro.cassette.records import At, CallId, CallRecord
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment
+from swarm_repro.inflight import InFlightKey
 from swarm_repro.request import Request
 
 
@@ -60,6 +60,7 @@ class Ledger:
         used: Calls that were replayed or recorded, in order.
         hits: How many came from the cassette.
         called: How many went to the model and succeeded.
+        shared: How many were answered with an identical one that was in flight.
         failures: Calls that failed and never succeeded after, by id.
         misses: Calls and models that the cassette does not hold, explained.
         differences: Calls whose answer was not the recorded one (``--verify``), a line each.
@@ -70,6 +71,7 @@ class Ledger:
     used: dict[CallId, None] = field(default_factory=dict)
     hits: int = 0
     called: int = 0
+    shared: int = 0
     failures: dict[CallId, Failure] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
@@ -83,35 +85,6 @@ class Ledger:
         counter["calls"] += 1
         counter["prompt_tokens"] += usage.prompt or 0
         counter["completion_tokens"] += usage.completion or 0
-
-
-@dataclass
-class ScopeCounter:
-    """What is counted within one scope.
-
-    Attributes:
-        next_i: Ordinal of its next call.
-        in_flight: Calls that wait for their answer.
-        repeats: How many repeat numbers of an asked key were handed out.
-        released: Repeat numbers that failed calls gave back.
-    """
-
-    next_i: int = 0
-    in_flight: int = 0
-    repeats: Counter[str] = field(default_factory=Counter)
-    released: dict[str, list[int]] = field(default_factory=dict)
-
-    def take(self, asked: str) -> int:
-        """The lowest repeat number of this key that is free."""
-        released = self.released.get(asked)
-        if released:
-            return heapq.heappop(released)
-        self.repeats[asked] += 1
-        return self.repeats[asked] - 1
-
-    def release(self, asked: str, n: int) -> None:
-        """Give a repeat number back: the client's retry takes it again."""
-        heapq.heappush(self.released.setdefault(asked, []), n)
 
 
 @dataclass
@@ -129,6 +102,7 @@ class PendingCall:
         sent_key: Key with that seed.
         recorded: The recorded call, or None.
         answer: What to give back without calling, or None.
+        leads: What identical calls wait for it by, if they do.
         open: Whether it still waits for its answer.
     """
 
@@ -142,6 +116,7 @@ class PendingCall:
     sent_key: str
     recorded: CallRecord | None = None
     answer: Completion | None = None
+    leads: InFlightKey | None = None
     open: bool = True
 
     @property

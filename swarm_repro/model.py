@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from swarm_repro import sampling
 from swarm_repro.canonical import encode_canonical, encode_json, in_order, text_sha256
 from swarm_repro.errors import ModelConflictError
 
-BackendName = Literal["llama-server", "llama-cpp-python"]
+BackendName = Literal["llama-server", "llama-cpp-python", "hosted"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class ModelIdentity:
 
     Attributes:
         kind: ``gguf``: SHA-256 of whole files. ``fingerprint``: properties a server reports, which
-            two different files can share; labelled weak wherever it is shown.
+            two different files can share; labelled weak wherever it is shown. ``hosted``: nothing
+            but whose answers they are.
         content: What goes into the key. For ``gguf``: ``files`` (SHA-256 of every shard, in
             order) and, where present, ``lora`` (objects with ``sha256`` and ``scale``),
             ``mmproj``, ``draft``. For ``fingerprint``: stable fields of ``/props`` and
-            ``/v1/models``.
+            ``/v1/models``. For ``hosted``: ``host``.
     """
 
-    kind: Literal["gguf", "fingerprint"]
+    kind: Literal["gguf", "fingerprint", "hosted"]
     content: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
@@ -44,6 +45,8 @@ class ModelIdentity:
         files = self.content.get("files")
         if self.kind == "gguf" and isinstance(files, (list, tuple)) and files:
             return f"gguf {str(files[0])[:12]}…"
+        if self.kind == "hosted":
+            return f"hosted by {self.content.get('host')}"
         return f"fingerprint {text_sha256(encode_canonical(self.to_json()).decode())[:12]}… (weak)"
 
 
@@ -153,10 +156,7 @@ class ModelBinding:
         identity = _mapping(record["identity"])
         kind = identity["kind"]
         backend = record["backend"]
-        if kind not in ("gguf", "fingerprint") or backend not in (
-            "llama-server",
-            "llama-cpp-python",
-        ):
+        if kind not in ("gguf", "fingerprint", "hosted") or backend not in get_args(BackendName):
             raise TypeError("unknown kind of model identity or backend")
         template = record["template"]
         undeclared = record["undeclared"]
@@ -164,7 +164,7 @@ class ModelBinding:
             raise TypeError("undeclared is not a list")
         return cls(
             name=str(record["name"]),
-            backend=backend,
+            backend=cast("BackendName", backend),
             identity=ModelIdentity(
                 kind=kind, content={k: v for k, v in identity.items() if k != "kind"}
             ),
@@ -177,6 +177,25 @@ class ModelBinding:
             },
             undeclared=tuple(str(name) for name in undeclared),
         )
+
+
+def hosted_name(host: str) -> str:
+    """The name of the model record that stands for all that a host answers."""
+    return f"host:{host}"
+
+
+def hosted_binding(host: str) -> ModelBinding:
+    """A host whose weights, template and defaults nobody here can know.
+
+    Args:
+        host: Its name, without a port.
+    """
+    return ModelBinding(
+        name=hosted_name(host),
+        backend="hosted",
+        identity=ModelIdentity(kind="hosted", content={"host": host}),
+        template=None,
+    )
 
 
 def require_same_model(known: ModelBinding, found: ModelBinding, *, defaults: bool = False) -> None:

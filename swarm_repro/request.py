@@ -61,6 +61,8 @@ _INPUT = frozenset(
 _ORDERED = frozenset({"tools", "functions", "response_format", "json_schema"})
 #: Members that are no part of the key. The model is there by its identity.
 OUTSIDE_KEY = frozenset({"model", "user", "seed", "metadata", "safety_identifier", "store"})
+#: Of these calls a seed decides the answer; others get none, and no fields of a cassette.
+SAMPLED: frozenset[Endpoint] = frozenset({"chat", "completion"})
 #: Not hashed where it holds nothing.
 _ABSENT: tuple[object, ...] = (None, "", [], {})
 
@@ -72,7 +74,8 @@ class Request:
     Attributes:
         endpoint: The kind of call.
         binding: The model it goes to.
-        path: The URL path (``/v1/chat/completions``), or the method called in process.
+        path: The URL path (``/v1/chat/completions``), or the method called in process. Of an
+            ``opaque`` call method, path and query (``POST /v1/messages?beta=true``).
         body: The request's members, in the caller's order. In process: the keyword arguments.
         kind: What the call is for (``act``, ``accept``, a council stage), if known.
     """
@@ -87,9 +90,14 @@ class Request:
     def seed(self) -> int | None:
         """The caller's seed, or None where none was given (unset, -1 or 4294967295).
 
+        What another API takes a seed to be is not known: in an ``opaque`` body it is like any
+        other member.
+
         Raises:
             RequestError: A seed that is no uint32.
         """
+        if self.endpoint == "opaque":
+            return None
         return normalise_seed(self.body.get("seed"))
 
     @property
@@ -141,6 +149,8 @@ class Request:
 
     @cached_property
     def _before_seed(self) -> bytes:
+        if self.endpoint == "opaque":
+            return self._before_seed_of({}, self._opaque_input(), sampling={})
         capture: dict[str, object] = {}
         given: dict[str, object] = {}
         for name, value in self.body.items():
@@ -152,19 +162,32 @@ class Request:
         grammar = self.binding.defaults.get(self.endpoint, {}).get("grammar")
         if grammar and not any(name in given for name in ("grammar", "json_schema")):
             given["grammar"] = grammar
+        return self._before_seed_of(capture, given, sampling=self.sampling)
+
+    def _before_seed_of(
+        self, capture: dict[str, object], given: dict[str, object], *, sampling: dict[str, object]
+    ) -> bytes:
         encoded = encode_canonical(
             {
                 "capture": capture,
                 "endpoint": self.endpoint,
                 "input": given,
                 "model": embed(self.binding.encoded_identity),
-                "sampling": self.sampling,
+                "sampling": sampling,
             }
         )
         return encoded[:-1] + b',"seed":'
 
+    def _opaque_input(self) -> dict[str, object]:
+        method, _, target = self.path.partition(" ")
+        path, _, query = target.partition("?")
+        body = {name: _in_order_where_named(name, value) for name, value in self.body.items()}
+        return {"body": body, "method": method, "path": path, "query": query}
+
     @cached_property
     def _after_seed(self) -> bytes:
+        if self.endpoint == "opaque":
+            return b',"template":null,"unknown":{}}'
         unknown = {
             name: in_order(value) for name, value in self.body.items() if not _is_known(name)
         }
@@ -184,6 +207,35 @@ def _is_known(name: str) -> bool:
         or name in sampling.CANONICAL_NAME
         or name == "chat_template_kwargs"
     )
+
+
+#: Members of other APIs' bodies, wherever they stand, in which the order can change an answer:
+#: schemas, tools, and what a model called tools with.
+_ORDERED_IN_OPAQUE = _ORDERED | {
+    "arguments",
+    "format",
+    "input_schema",
+    "output_config",
+    "output_format",
+    "parameters",
+    "schema",
+    "text",
+    "tool_calls",
+}
+#: Whose ``input`` holds a tool call's arguments.
+_TOOL_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+
+
+def _in_order_where_named(name: str, value: object) -> object:
+    if not isinstance(value, (dict, list)):
+        return value
+    if name in _ORDERED_IN_OPAQUE:
+        return in_order(value)
+    if isinstance(value, list):
+        return [_in_order_where_named("", item) for item in value]
+    if value.get("type") in _TOOL_USES and "input" in value:
+        value = {**value, "input": in_order(value["input"])}
+    return {member: _in_order_where_named(member, inner) for member, inner in value.items()}
 
 
 def _ordered_inside(name: str, value: object) -> object:

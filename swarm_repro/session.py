@@ -11,14 +11,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from enum import Enum
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.caller import Caller, current_caller
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore
-from swarm_repro.completion import Completion, require_completion, same_but_volatile
+from swarm_repro.completion import (
+    Completion,
+    require_answer,
+    require_completion,
+    same_but_volatile,
+)
 from swarm_repro.difference import differences
 from swarm_repro.environment import Environment
 from swarm_repro.errors import (
@@ -26,18 +32,28 @@ from swarm_repro.errors import (
     CassetteAccessError,
     ExitCode,
     ReplayMiss,
-    RequestError,
     SessionTripped,
     StrictModeError,
     SwarmReproError,
     UsageError,
 )
-from swarm_repro.ledger import Failure, Ledger, PendingCall, ScopeCounter, Verified
+from swarm_repro.inflight import Answered, InFlight
+from swarm_repro.ledger import Failure, Ledger, PendingCall, Verified
 from swarm_repro.miss import explain_miss, explain_unknown_model
 from swarm_repro.model import ModelBinding, require_same_model
-from swarm_repro.request import Endpoint, Request, content_seed, event_seed
+from swarm_repro.places import Places
+from swarm_repro.request import SAMPLED, Endpoint, Request
 
 _T = TypeVar("_T")
+
+
+class _HasStatus(Protocol):
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+
+
+_Sent = TypeVar("_Sent", bound=_HasStatus)
 
 #: Waits before another try with the same bytes, in seconds, after a refused connection, a reset or
 #: an HTTP 503: an hour's recording does not end for a hiccup.
@@ -78,6 +94,7 @@ class Session:
         position: Callable[[], At | None] = lambda: None,
         version_notes: tuple[str, ...] = (),
         on_call: Callable[[PendingCall, Completion], None] | None = None,
+        miss_ends: bool = True,
     ) -> None:
         """Make a session.
 
@@ -91,6 +108,8 @@ class Session:
             position: Tells the simulation's epoch and step.
             version_notes: Versions that differ from the recording's, for the explanation of a miss.
             on_call: Called after each call, for progress.
+            miss_ends: Whether the first miss ends the session; else it fails that call alone, as
+                for the clients of an endpoint, who know nothing of each other.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -104,9 +123,11 @@ class Session:
         self.trips = trips
         self.position = position
         self.on_call = on_call
+        self._miss_ends = miss_ends
         self._version_notes = version_notes
         self._store = store
-        self._scopes: dict[str, ScopeCounter] = {}
+        self._places = Places(header, run_seed=run_seed)
+        self._in_flight = InFlight()
         self._bound: dict[tuple[str, str], Bound] = {}
         self._unbound: dict[str, SwarmReproError] = {}
         self._tripped: SessionTripped | None = None
@@ -186,10 +207,9 @@ class Session:
         model: str,
         path: str,
         body: Mapping[str, object],
-        send: Callable[[Request], Completion] | None = None,
         default_seed: int | None = None,
     ) -> Completion:
-        """Answer a call as a program makes it: the one way in for backends and interceptors.
+        """Answer a call as a program makes it.
 
         Args:
             backend: Where it goes.
@@ -197,7 +217,6 @@ class Session:
             model: The model's name, as the program writes it.
             path: URL path, or method in process.
             body: The request's members.
-            send: Sends it over the program's own connection; the backend's own by default.
             default_seed: Seed for a call that has none, if its caller has none either.
 
         Raises:
@@ -208,9 +227,9 @@ class Session:
         request = self.prepare(
             backend, endpoint=endpoint, model=model, path=path, body=body, default_seed=default_seed
         )
-        return self.perform(request, send or backend.send, render=backend.render)
+        return self.perform(request, backend.send, render=backend.render)
 
-    async def call_async(
+    def start(
         self,
         backend: Backend,
         *,
@@ -218,11 +237,35 @@ class Session:
         model: str,
         path: str,
         body: Mapping[str, object],
-        send: Callable[[Request], Awaitable[Completion]],
+    ) -> PendingCall:
+        """Begin a call whose answer the caller fetches, or passes on as it comes.
+
+        Without an ``answer`` it is the caller's to ``send``, and to ``settle`` or ``fail``.
+        Arguments and errors as for ``call``.
+        """
+        request = self.prepare(backend, endpoint=endpoint, model=model, path=path, body=body)
+        return self._begin_shared(request)
+
+    def _begin_shared(self, request: Request) -> PendingCall:
+        """Begin a call; one that is identical to one in flight waits for its answer."""
+        call = self.begin(request)
+        while (leader := self._join(call, threading.get_ident())) is not None:
+            self._settle_shared(call, self._failing(call, leader.result))
+        return call
+
+    async def start_async(
+        self,
+        backend: Backend,
+        *,
+        endpoint: Endpoint,
+        model: str,
+        path: str,
+        body: Mapping[str, object],
+        flow: object,
         in_turn: Callable[[Callable[[], Any]], Awaitable[Any]],
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-    ) -> Completion:
-        """As ``call``, for a program with an event loop.
+    ) -> PendingCall:
+        """As ``start``, for a program with an event loop.
 
         Args:
             backend: Where it goes.
@@ -230,9 +273,9 @@ class Session:
             model: The model's name, as the program writes it.
             path: URL path.
             body: The request's members.
-            send: Sends it over the program's own connection.
+            flow: What tells this task from others.
             in_turn: As ``in_thread``, one at a time and in the order of arrival.
-            in_thread: Runs what blocks, in this context, beside the event loop.
+            in_thread: Runs what blocks, in this context, beside the event loop; any number at once.
 
         Raises:
             ReplayMiss: In replay, the cassette does not hold it.
@@ -246,12 +289,36 @@ class Session:
         # Only what calls a model has to ask which one it is.
         request = await in_turn(prepare) if self.mode.calls_model else prepare()
         call = self.begin(request)
-        if call.answer is not None:
-            return call.answer
+        while (leader := self._join(call, flow)) is not None:
+            try:
+                answered = await in_thread(leader.result)
+            except BaseException as error:
+                self.fail(call, error)
+                raise
+            self._settle_shared(call, answered)
+        return call
+
+    def _join(self, call: PendingCall, flow: object) -> Future[Answered | None] | None:
+        """What an identical request in flight will be answered; else this one leads.
+
+        Without a seed every answer is a sample of its own, and who verifies wants each.
+        """
+        if call.answer is not None or call.seed is None or self.mode is Mode.VERIFY:
+            return None
+        key = (call.request.binding.name, call.sent_key)
+        leader, leads = self._in_flight.join(key, flow)
+        if leads:
+            call.leads = key
+        return leader
+
+    def _settle_shared(self, call: PendingCall, answered: Answered | None) -> None:
+        if answered is not None:
+            call.answer = self._failing(call, lambda: self._settle(call, answered, shared=True))
+
+    def _failing(self, call: PendingCall, work: Callable[[], _T]) -> _T:
+        """Do what the call fails with."""
         try:
-            digest = self._digest(call, backend.render)
-            completion = await send(call.sent)
-            return self.settle(call, completion, prompt_sha256=await in_thread(digest))
+            return work()
         except BaseException as error:
             self.fail(call, error)
             raise
@@ -274,9 +341,10 @@ class Session:
         bound = self.bind(model, backend)
         seed = caller.seed if caller.seed is not None else default_seed
         asked = dict(body)
-        if seed is not None and asked.get("seed") is None:
-            asked["seed"] = seed
-        asked.update(self.fields_for(backend.strict_fields()))
+        if endpoint in SAMPLED:
+            if seed is not None and asked.get("seed") is None:
+                asked["seed"] = seed
+            asked.update(self.fields_for(backend.strict_fields()))
         return Request(
             endpoint=endpoint, binding=bound.binding, path=path, body=asked, kind=caller.kind
         )
@@ -331,20 +399,11 @@ class Session:
                 raise
 
     def _begin(self, request: Request, caller: Caller) -> PendingCall:
-        scope = self._scopes.setdefault(caller.scope, ScopeCounter())
-        policy = self.header.seed_policy
-        if scope.in_flight and policy == "event":
-            raise RequestError(
-                f"two calls of scope {caller.scope!r} overlap, so their order is not defined: give "
-                "each its own scope, or use seed_policy 'content'"
-            )
         asked = request.asked_key
-        i, n = scope.next_i, scope.take(asked)
-        scope.next_i += 1
-        scope.in_flight += 1
+        i, n = self._places.take(caller.scope, asked)
         call: PendingCall | None = None
         try:
-            seed = self._seed_for(request, caller.scope, asked, i, n)
+            seed = self._places.seed_for(request, caller.scope, asked, i=i, n=n)
             call = PendingCall(
                 request=request,
                 caller=caller,
@@ -358,24 +417,9 @@ class Session:
             self.look_up(call)
         except BaseException:
             if call is None or call.open:
-                self._release(caller.scope, asked, n, i)
+                self._places.release(caller.scope, asked, i=i, n=n)
             raise
         return call
-
-    def _seed_for(self, request: Request, scope: str, asked: str, i: int, n: int) -> int | None:
-        """The caller's seed, or one by the seed policy."""
-        if request.seed is not None:
-            return request.seed
-        if self.header.seed_policy == "event":
-            return event_seed(run_seed=self.run_seed, scope=scope, i=i)
-        if self.header.seed_policy == "content":
-            return content_seed(run_seed=self.run_seed, scope=scope, asked_key=asked, n=n)
-        if self.header.strict:
-            raise RequestError(
-                f"call {i} of {scope} has no seed, which strict mode does not allow: give it one, "
-                "or use seed_policy 'event'"
-            )
-        return None
 
     def look_up(self, call: PendingCall) -> None:
         """Find a call in the cassette, and answer it from there if the mode says so.
@@ -452,35 +496,44 @@ class Session:
             CassetteAccessError: It could not be written.
             SessionTripped: Another call has ended the session meanwhile.
         """
+        return self._settle(call, Answered(completion, prompt_sha256), shared=False)
+
+    def _settle(self, call: PendingCall, answered: Answered, *, shared: bool) -> Completion:
+        completion, prompt_sha256 = answered.completion, answered.prompt_sha256
         with self._lock:
             self._raise_if_tripped()
             if not call.open:
                 raise BackendError(
                     f"call {call.i} of {call.caller.scope} was given up before its answer came"
                 )
-            require_completion(completion, url=call.sent.path)
+            require = require_completion if call.sent.endpoint in SAMPLED else require_answer
+            require(completion, url=call.sent.path)
             if self.header.strict and completion.usage.cached:
                 raise StrictModeError(
                     f"the backend reused {completion.usage.cached} cached prompt tokens, which "
                     "strict mode rules out: start it with --profile cpu-strict"
                 )
-            self.ledger.called += 1
             self.ledger.failures.pop(call.id, None)
             given = completion
             if self.mode.writes:
-                self._record(call, completion, prompt_sha256)
+                self._record(call, answered, shared=shared)
             elif self.mode is Mode.VERIFY:
                 given = self._compare(call, completion, prompt_sha256)
+            if shared:
+                self.ledger.shared += 1
+            else:
+                self.ledger.called += 1
             self._done(call, given)
-            return given
+        self._leave(call, answered)
+        return given
 
-    def _record(self, call: PendingCall, completion: Completion, prompt_sha256: str | None) -> None:
+    def _record(self, call: PendingCall, answered: Answered, *, shared: bool) -> None:
         binding = call.sent.binding
         environment = self._environment_of(binding)
         self._require_store().add(
             CallRecord.make(
                 request=call.sent,
-                completion=completion,
+                completion=answered.completion,
                 scope=call.caller.scope,
                 i=call.i,
                 n=call.n,
@@ -489,7 +542,8 @@ class Session:
                 sent=call.sent_key,
                 asked_seed=call.request.seed,
                 env=environment.sha256,
-                prompt_sha256=prompt_sha256,
+                prompt_sha256=answered.prompt_sha256,
+                shared=shared,
             ),
             binding,
             environment,
@@ -542,7 +596,8 @@ class Session:
             if not call.open:
                 return  # it was answered: what failed came after
             call.open = False
-            self._release(call.caller.scope, call.asked, call.n, call.i)
+            self._places.release(call.caller.scope, call.asked, i=call.i, n=call.n)
+            self._leave(call, None)
             failure = Failure(scope=call.caller.scope, i=call.i, why=str(error))
             if not isinstance(error, Exception):
                 return  # the user's Ctrl-C, or the session's own end: no failure of the backend
@@ -578,52 +633,58 @@ class Session:
             BackendError: The call failed; nothing was recorded.
             SessionTripped: The session is over.
         """
-        call = self.begin(request)
+        call = self._begin_shared(request)
         if call.answer is not None:
             return call.answer
-        try:
-            digest = self._digest(call, render)
-            completion = self._send(call.sent, send)
-            return self.settle(call, completion, prompt_sha256=digest())
-        except BaseException as error:
-            self.fail(call, error)
-            raise
 
-    def _digest(
+        def ask() -> Completion:
+            digest = self.digest(call, render)
+            return self.settle(call, self.send(call, send), prompt_sha256=digest())
+
+        return self._failing(call, ask)
+
+    def digest(
         self, call: PendingCall, render: Callable[[Request], Callable[[], str | None]] | None
     ) -> Callable[[], str | None]:
+        """Begin to digest the rendered prompt of a call, where the digest is used."""
         if render is None or self.mode is Mode.LIVE:
             return lambda: None
         return render(call.sent)
 
-    def _send(self, sent: Request, send: Callable[[Request], Completion]) -> Completion:
-        """Call the model; under ``run`` a hiccup is tried again with the same bytes."""
+    def send(self, call: PendingCall, send: Callable[[Request], _Sent]) -> _Sent:
+        """Call the model; under ``run`` a hiccup is tried again with the same bytes.
+
+        Args:
+            call: The call.
+            send: Sends it.
+
+        Raises:
+            BackendError: There was no answer.
+        """
         for wait_s in _HICCUP_WAITS_S if self.trips else ():
             try:
-                completion = send(sent)
+                came = send(call.sent)
             except BackendError as error:
                 if not error.transient:
                     raise
             else:
-                if completion.status != 503:
-                    return completion
+                if came.status != 503:
+                    return came
             time.sleep(wait_s)
-        return send(sent)
+        return send(call.sent)
+
+    def _leave(self, call: PendingCall, answered: Answered | None) -> None:
+        if call.leads is not None:
+            key, call.leads = call.leads, None
+            self._in_flight.leave(key, answered)
 
     def _done(self, call: PendingCall, completion: Completion) -> None:
         call.open = False
-        self._scopes[call.caller.scope].in_flight -= 1
+        self._places.keep(call.caller.scope)
         self.ledger.used[call.id] = None
         self.ledger.count(call.caller.scope, completion)
         if self.on_call is not None:
             self.on_call(call, completion)
-
-    def _release(self, scope_name: str, asked: str, n: int, i: int) -> None:
-        scope = self._scopes[scope_name]
-        scope.in_flight -= 1
-        scope.release(asked, n)
-        if scope.next_i == i + 1:
-            scope.next_i = i
 
     def refuse(self, why: str) -> NoReturn:
         """End the session: the program did something that cannot be replayed.
@@ -656,7 +717,8 @@ class Session:
         """
         miss = ReplayMiss(explanation)
         self.ledger.misses.append(explanation)
-        self._tripped = miss
+        if self._miss_ends:
+            self._tripped = miss
         raise miss
 
     def _fail_session(self, error: SwarmReproError, *, shown: str | None = None) -> None:
@@ -671,6 +733,17 @@ class Session:
 
     def _require_store(self) -> CassetteStore:
         return _present(self._store)
+
+    def waiting(self) -> str | None:
+        """What is wrong with calls that have begun and not ended, or None."""
+        counts = dict(self._places.in_flight())
+        if not counts:
+            return None
+        scope = min(counts)
+        return (
+            f"{sum(counts.values())} calls have not ended, the first in scope {scope!r}: wait for "
+            "their answers, and read a stream to its end or close it"
+        )
 
     def unplayed(self, expected: frozenset[CallId]) -> list[CallId]:
         """Calls of a recorded run that this session did not ask for, in recorded order."""

@@ -23,6 +23,7 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.intercept.http import intercept_http
+from swarm_repro.intercept.routes import Belonging
 from swarm_repro.serving.state import find_started_server
 from swarm_repro.session import Mode, Session
 
@@ -32,8 +33,8 @@ _F = TypeVar("_F", bound=Callable[..., object])
 class use_cassette:
     """Record or replay the model calls of a block, or of a function.
 
-    Every request that httpx or httpx2 sends to an OpenAI-compatible chat or completion endpoint
-    belongs to the cassette, sync or async, streamed or not, whichever client makes it::
+    Every call of a model that goes over httpx or httpx2 belongs to the cassette, sync or async,
+    streamed or not, whichever client makes it::
 
         with use_cassette("cassettes/answers.jsonl"):
             client.chat.completions.create(...)
@@ -54,6 +55,8 @@ class use_cassette:
         seed_policy: SeedPolicy = "as-is",
         strict: bool = False,
         requests: Iterable[Mapping[str, Mapping[str, object]]] = (),
+        hosts: Iterable[str] | None = None,
+        hosted: Iterable[str] = (),
         others: str = "refuse",
         discard: bool = False,
     ) -> None:
@@ -71,8 +74,13 @@ class use_cassette:
             strict: Refuse a backend that would not give the same bits again.
             requests: Fields to set, as ``repro.requests`` in a scenario: ``{"match": {…}, "set":
                 {…}}``.
-            others: What becomes of requests that are no model calls, in modes that call:
-                ``refuse`` or ``pass``. A replay always refuses them.
+            hosts: Hosts whose model calls belong to the cassette, with or without a port; None:
+                chat, completion and embedding calls to any host, and those of other model APIs to
+                this machine, to ``hosted`` and to services known by name.
+            hosted: Hosts that are no llama-server (``api.example.com``): what they answer is kept
+                under the name of the host, since nothing is known of weights and defaults.
+            others: What becomes of requests that do not belong, in modes that call: ``refuse`` or
+                ``pass``. A replay always refuses them.
             discard: Throw away what an interrupted recording left.
 
         Raises:
@@ -81,6 +89,7 @@ class use_cassette:
         self._path = Path(path)
         self._mode = _mode(mode)
         self._seed = seed
+        self._belonging = Belonging.of(hosts=hosts, hosted=hosted)
         self._others = _one_of("others", others, ("refuse", "pass"))
         self._discard = discard
         self._header = Header(
@@ -116,7 +125,11 @@ class use_cassette:
         with ExitStack() as stack:
             if store is not None:
                 stack.callback(store.close)
-            stack.enter_context(intercept_http(session, _server, passes=self._others == "pass"))
+            stack.enter_context(
+                intercept_http(
+                    session, _server, belonging=self._belonging, passes=self._others == "pass"
+                )
+            )
             self._open = (session, stack.pop_all())
         return session
 
@@ -224,6 +237,9 @@ def _judge(session: Session) -> None:
     if ledger.failures:
         failures = "; ".join(str(failure) for failure in ledger.failures.values())
         raise BackendError(f"{len(ledger.failures)} calls failed: {failures}")
+    waiting = session.waiting()
+    if waiting is not None:
+        raise BackendError(waiting)
     if store is None:
         return
     if session.mode.writes:

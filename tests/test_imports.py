@@ -18,10 +18,10 @@ PACKAGE = Path(swarm_repro.__file__).parent
 #: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
 #: one layer know nothing of each other. Source: docs/explanation/architecture.md.
 LAYERS: list[list[set[str]]] = [
-    [{"errors", "canonical", "sampling", "printable"}],
+    [{"errors", "canonical", "sampling", "printable", "dialects"}],
     [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
     [{"cassette"}, {"backends"}, {"serving"}],
-    [{"ledger", "miss", "session"}],
+    [{"ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}],
     [{"simulation"}, {"compare"}, {"use"}],
     [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],

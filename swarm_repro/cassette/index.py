@@ -18,7 +18,8 @@ from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette.lines import LineError, decode_line
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
 from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
-from swarm_repro.completion import Completion, stable_document
+from swarm_repro.completion import Completion
+from swarm_repro.dialects import stable_document
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.request import OUTSIDE_KEY
 

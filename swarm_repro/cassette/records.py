@@ -135,6 +135,7 @@ class CallRecord:
         prompt_sha256: Digest of the rendered prompt, where the backend shows it.
         duration_s: How long the backend took.
         texts: All texts of the file, by digest.
+        shared: Whether it was answered with an identical call that was in flight.
     """
 
     scope: str
@@ -156,6 +157,7 @@ class CallRecord:
     prompt_sha256: str | None
     duration_s: float
     texts: Mapping[str, str] = field(repr=False, compare=False)
+    shared: bool = False
 
     @classmethod
     def make(
@@ -172,6 +174,7 @@ class CallRecord:
         asked_seed: int | None,
         env: str,
         prompt_sha256: str | None,
+        shared: bool = False,
     ) -> CallRecord:
         """Record a call.
 
@@ -187,6 +190,7 @@ class CallRecord:
             asked_seed: The caller's seed.
             env: SHA-256 of the environment record.
             prompt_sha256: Digest of the rendered prompt.
+            shared: Whether it was answered with an identical call that was in flight.
         """
         texts: dict[str, str] = {}
         body = cast("dict[str, object]", intern(dict(request.body), texts))
@@ -211,6 +215,7 @@ class CallRecord:
             prompt_sha256=prompt_sha256,
             duration_s=round(completion.duration_s, 6),
             texts=texts,
+            shared=shared,
         )
 
     @property
@@ -271,6 +276,7 @@ class CallRecord:
             "tokens": self.tokens,
             "prompt_sha256": self.prompt_sha256,
             "duration_s": self.duration_s,
+            **({"shared": True} if self.shared else {}),
         }
 
     @classmethod
@@ -311,6 +317,7 @@ class CallRecord:
                 prompt_sha256=cast("str | None", record["prompt_sha256"]),
                 duration_s=cast("float", record["duration_s"]),
                 texts=texts,
+                shared=record.get("shared") is True,
             )
         except (KeyError, TypeError, IndexError) as error:
             raise LineError(f"the call cannot be read: {error!r}") from error

@@ -133,8 +133,22 @@ def _require_same_experiment(found: Cassette, header: Header, *, settings: bool)
         )
 
 
-def _without_volatile(call: CallRecord) -> CallRecord:
-    return replace(call, env="", duration_s=0.0, stored_response={})
+def _without_volatile(call: CallRecord, *, ordered: bool) -> CallRecord:
+    return replace(
+        call,
+        i=call.i if ordered else 0,
+        env="",
+        duration_s=0.0,
+        stored_response={},
+        shared=False,
+    )
+
+
+def _ids_by_scope(ids: Iterable[CallId]) -> dict[str, set[CallId]]:
+    found: dict[str, set[CallId]] = {}
+    for call_id in ids:
+        found.setdefault(call_id[0], set()).add(call_id)
+    return found
 
 
 class CassetteStore:
@@ -285,13 +299,18 @@ class CassetteStore:
         seen_by: dict[str, set[CallId]] = {
             env: set(ids) for env, ids in (self._base.witnesses if self._base else {}).items()
         }
+        # Calls at once have no order of their own: which came first is nothing to record anew.
+        before, after = _ids_by_scope(old_calls), _ids_by_scope(wanted)
         for call_id in sorted(wanted):
             old, new = old_calls.get(call_id), self._fresh.calls.get(call_id)
             if new is None:
                 if old is not None:
                     calls[call_id] = old
                 continue
-            if old is not None and self._equal(old, new):
+            ordered = (
+                self.header.seed_policy == "event" or before.get(call_id[0]) != after[call_id[0]]
+            )
+            if old is not None and self._equal(old, new, ordered=ordered):
                 calls[call_id] = old
                 changes.unchanged.append(call_id)
                 if new.env != old.env:
@@ -304,11 +323,11 @@ class CassetteStore:
         changes.dropped.extend(call_id for call_id in old_calls if call_id not in calls)
         return changes, calls, {env: frozenset(ids) for env, ids in seen_by.items()}
 
-    def _equal(self, old: CallRecord, new: CallRecord) -> bool:
+    def _equal(self, old: CallRecord, new: CallRecord, *, ordered: bool) -> bool:
         """Whether two recordings of a call differ at most in what is volatile."""
-        return _without_volatile(old) == _without_volatile(new) and same_but_volatile(
-            self.completion_of(old), new.completion
-        )
+        return _without_volatile(old, ordered=ordered) == _without_volatile(
+            new, ordered=ordered
+        ) and same_but_volatile(self.completion_of(old), new.completion)
 
     def _stable_header(self) -> Header:
         """The header with the recorder that wrote the file first, if nothing else differs."""

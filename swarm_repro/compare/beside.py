@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from swarm_repro.compare.parting import logprob_drift
-from swarm_repro.completion import Completion, stable_document
+from swarm_repro.completion import Completion
+from swarm_repro.dialects import stable_document
 from swarm_repro.difference import Difference, differences
 
 _LOGPROBS = frozenset({"logprobs", "completion_probabilities"})

@@ -1,0 +1,49 @@
+"""Reading a request's body."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+import orjson
+
+from swarm_repro.errors import RequestError
+
+#: Digits that may be more than 64 bits hold.
+_LONG_INTEGER = re.compile(rb"\d{19}")
+
+
+def read_body(data: bytes, url: object) -> dict[str, Any]:
+    """The JSON object that a request carries.
+
+    Args:
+        data: Its bytes.
+        url: Where it goes, for the message.
+
+    Raises:
+        RequestError: Not JSON, not an object, or with an integer beyond 64 bits.
+    """
+    if _LONG_INTEGER.search(data):
+        _require_64_bits(data, url)
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the request to {url} is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"the request to {url} is not a JSON object")
+    return body
+
+
+def _require_64_bits(data: bytes, url: object) -> None:
+    """Refuse integers that orjson would turn into floats: another request would go out."""
+
+    def check(digits: str) -> int:
+        value = int(digits)
+        if not -(2**63) <= value < 2**64:
+            raise RequestError(f"the request to {url} has the integer {digits}: beyond 64 bits")
+        return value
+
+    with contextlib.suppress(json.JSONDecodeError):  # the next reader says what is wrong
+        json.loads(data, parse_int=check)
