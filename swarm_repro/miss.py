@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.difference import Difference, differences, distance
-from swarm_repro.request import OUTSIDE_KEY, Request, event_seed
+from swarm_repro.request import OUTSIDE_KEY, Endpoint, Request, event_seed
 
 _SHOWN = 3
 
@@ -83,12 +83,14 @@ def _nearest(
     store: CassetteStore, request: Request, scope: str, i: int, recorded: list[CallRecord]
 ) -> tuple[CallRecord, list[Difference]]:
     """The recorded call at the same place; else the nearest of its scope, else of the file."""
-    asked_body = _comparable(request.body, request.seed)
+    asked_body = _comparable(request.body, request.seed, request.endpoint)
+    recorded = [call for call in recorded if call.endpoint == request.endpoint] or recorded
     same_place = [call for call in recorded if call.scope == scope and call.i == i]
     same_scope = [call for call in recorded if call.scope == scope]
     best: tuple[float, CallRecord, list[Difference]] | None = None
     for call in same_place or same_scope or recorded:
-        found = differences(_comparable(store.body_of(call), call.asked_seed), asked_body)
+        body = _comparable(store.body_of(call), call.asked_seed, call.endpoint)
+        found = differences(body, asked_body)
         far = distance(found)
         if best is None or far < best[0]:
             best = (far, call, found)
@@ -105,7 +107,11 @@ def _explain_equal_body(request: Request, nearest: CallRecord) -> str:
     return "    the body is the same: the model, its template or its defaults differ"
 
 
-def _comparable(body: Mapping[str, object], asked_seed: int | None) -> dict[str, object]:
+def _comparable(
+    body: Mapping[str, object], asked_seed: int | None, endpoint: Endpoint
+) -> dict[str, object]:
     """What of a body is in the key; a derived seed follows from the place of the call."""
+    if endpoint == "opaque":
+        return dict(body)
     shown = {name: value for name, value in body.items() if name not in OUTSIDE_KEY}
     return shown if asked_seed is None else {**shown, "seed": asked_seed}

@@ -734,9 +734,14 @@ class Session:
     def _require_store(self) -> CassetteStore:
         return _present(self._store)
 
+    def in_flight(self) -> dict[str, int]:
+        """How many calls of each scope wait for their answer."""
+        with self._lock:
+            return dict(self._places.in_flight())
+
     def waiting(self) -> str | None:
         """What is wrong with calls that have begun and not ended, or None."""
-        counts = dict(self._places.in_flight())
+        counts = self.in_flight()
         if not counts:
             return None
         scope = min(counts)

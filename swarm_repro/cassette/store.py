@@ -236,7 +236,10 @@ class CassetteStore:
             ModelConflictError: The cassette knows another model by this name.
         """
         if self._writer is None:
-            raise RuntimeError("the cassette was opened for replay")
+            raise CassetteAccessError(
+                f"the recording of {self.path} has ended, and this answer came after it: wait for "
+                "every answer inside the block"
+            )
         known = self.binding(binding.name)
         if known is not None:
             require_same_model(known, binding)
