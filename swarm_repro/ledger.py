@@ -60,6 +60,7 @@ class Ledger:
         used: Calls that were replayed or recorded, in order.
         hits: How many came from the cassette.
         called: How many went to the model and succeeded.
+        rejected: How many requests could not be keyed, where that fails them alone.
         shared: How many were answered with an identical one that was in flight.
         failures: Calls that failed and never succeeded after, by id.
         misses: Calls and models that the cassette does not hold, explained.
@@ -71,6 +72,7 @@ class Ledger:
     used: dict[CallId, None] = field(default_factory=dict)
     hits: int = 0
     called: int = 0
+    rejected: int = 0
     shared: int = 0
     failures: dict[CallId, Failure] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)

@@ -32,6 +32,7 @@ from swarm_repro.errors import (
     CassetteAccessError,
     ExitCode,
     ReplayMiss,
+    RequestError,
     SessionTripped,
     StrictModeError,
     SwarmReproError,
@@ -94,7 +95,7 @@ class Session:
         position: Callable[[], At | None] = lambda: None,
         version_notes: tuple[str, ...] = (),
         on_call: Callable[[PendingCall, Completion], None] | None = None,
-        miss_ends: bool = True,
+        isolated: bool = False,
     ) -> None:
         """Make a session.
 
@@ -108,8 +109,9 @@ class Session:
             position: Tells the simulation's epoch and step.
             version_notes: Versions that differ from the recording's, for the explanation of a miss.
             on_call: Called after each call, for progress.
-            miss_ends: Whether the first miss ends the session; else it fails that call alone, as
-                for the clients of an endpoint, who know nothing of each other.
+            isolated: Whether a miss, or a request that cannot be keyed, fails that call alone, as
+                for the clients of an endpoint, who know nothing of each other; else the first
+                miss ends the session, and no bad request is forgotten.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -123,7 +125,7 @@ class Session:
         self.trips = trips
         self.position = position
         self.on_call = on_call
-        self._miss_ends = miss_ends
+        self._isolated = isolated
         self._version_notes = version_notes
         self._store = store
         self._places = Places(header, run_seed=run_seed)
@@ -361,7 +363,7 @@ class Session:
         """
         with self._lock:
             self._raise_if_tripped()
-            self._cause = self._cause or error
+            self._remember(error)
             self._fail_session(error)
             self._raise_if_tripped()
             raise error
@@ -394,9 +396,16 @@ class Session:
             try:
                 return self._begin(request, caller)
             except SwarmReproError as error:
-                self._cause = self._cause or error
+                self._remember(error)
                 self._fail_session(error)
                 raise
+
+    def _remember(self, error: SwarmReproError) -> None:
+        """Keep what ended a call that never became one, whoever catches it."""
+        if self._isolated and type(error) in (UsageError, RequestError):
+            self.ledger.rejected += 1
+        else:
+            self._cause = self._cause or error
 
     def _begin(self, request: Request, caller: Caller) -> PendingCall:
         asked = request.asked_key
@@ -701,7 +710,7 @@ class Session:
             if self.mode is Mode.REPLAY:
                 self.miss(why)
             error = UsageError(why)
-            self._cause = self._cause or error  # whoever catches it
+            self._remember(error)
             self._fail_session(error)
             self._raise_if_tripped()
             raise error
@@ -717,7 +726,7 @@ class Session:
         """
         miss = ReplayMiss(explanation)
         self.ledger.misses.append(explanation)
-        if self._miss_ends:
+        if not self._isolated:
             self._tripped = miss
         raise miss
 
@@ -755,6 +764,11 @@ class Session:
         store = self._require_store()
         missing = [store.find(call_id) for call_id in expected if call_id not in self.ledger.used]
         return [call.id for call in sorted(filter(None, missing), key=lambda call: call.order)]
+
+    def close(self) -> None:
+        """Let go of the cassette; without a clean end what was recorded stays beside it."""
+        if self._store is not None:
+            self._store.close()
 
     def exit_code(self) -> ExitCode:
         """What the ledger says, whatever surfaced."""

@@ -10,21 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, cast
 
-from swarm_repro import __version__
-from swarm_repro.backends.base import Backend
-from swarm_repro.backends.llama_server import LlamaServer
-from swarm_repro.cassette.records import SEED_POLICIES, Header, RequestRule, SeedPolicy
-from swarm_repro.cassette.store import CassetteStore, open_for_recording, open_for_replay
-from swarm_repro.errors import (
-    BackendError,
-    CassetteAccessError,
-    DifferenceError,
-    UnplayedCallsError,
-    UsageError,
-)
+from swarm_repro.cassette.records import SeedPolicy
+from swarm_repro.errors import UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.routes import Belonging
-from swarm_repro.serving.state import find_started_server
+from swarm_repro.opening import conclude, header_of, one_of, open_session
 from swarm_repro.session import Mode, Session
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -90,14 +80,9 @@ class use_cassette:
         self._mode = _mode(mode)
         self._seed = seed
         self._belonging = Belonging.of(hosts=hosts, hosted=hosted)
-        self._others = _one_of("others", others, ("refuse", "pass"))
+        self._others = one_of("others", others, ("refuse", "pass"))
         self._discard = discard
-        self._header = Header(
-            recorder=__version__,
-            seed_policy=cast("SeedPolicy", _one_of("seed_policy", seed_policy, SEED_POLICIES)),
-            strict=strict,
-            requests=tuple(_rule(rule) for rule in requests),
-        )
+        self._header = header_of(seed_policy=seed_policy, strict=strict, requests=requests)
         self._open: tuple[Session, ExitStack] | None = None
 
     def __enter__(self) -> Session:
@@ -114,21 +99,17 @@ class use_cassette:
         """
         if self._open is not None:
             raise UsageError(f"this use of {self._path} has begun already: make another one")
-        mode = self._mode or self._mode_of_what_is_there()
-        store = self._store(mode)
-        session = Session(
-            mode=mode,
-            header=store.header if store is not None else self._header,
-            store=store,
-            run_seed=self._seed,
+        session = open_session(
+            self._path,
+            mode=self._mode,
+            header=self._header,
+            seed=self._seed,
+            discard=self._discard,
         )
         with ExitStack() as stack:
-            if store is not None:
-                stack.callback(store.close)
+            stack.callback(session.close)
             stack.enter_context(
-                intercept_http(
-                    session, _server, belonging=self._belonging, passes=self._others == "pass"
-                )
+                intercept_http(session, belonging=self._belonging, passes=self._others == "pass")
             )
             self._open = (session, stack.pop_all())
         return session
@@ -156,7 +137,7 @@ class use_cassette:
         self._open = None
         with stack:
             if error is None:
-                _judge(session)
+                conclude(session)
 
     async def __aenter__(self) -> Session:
         """As ``__enter__``."""
@@ -210,73 +191,8 @@ class use_cassette:
         other._open = None
         return other
 
-    def _mode_of_what_is_there(self) -> Mode:
-        if not self._path.exists():
-            raise CassetteAccessError(
-                f"there is no cassette at {self._path}; record one with mode='record'"
-            )
-        return Mode.REPLAY
-
-    def _store(self, mode: Mode) -> CassetteStore | None:
-        if mode is Mode.LIVE:
-            return None
-        if mode.writes:
-            return open_for_recording(
-                self._path, self._header, keep=mode is Mode.AUTO, discard_part=self._discard
-            )
-        return open_for_replay(self._path)
-
-
-def _judge(session: Session) -> None:
-    """Say what the ledger says, whatever surfaced in the block."""
-    ledger, store = session.ledger, session.store
-    if session.tripped is not None:
-        raise session.tripped
-    if session.cause is not None:
-        raise session.cause
-    if ledger.failures:
-        failures = "; ".join(str(failure) for failure in ledger.failures.values())
-        raise BackendError(f"{len(ledger.failures)} calls failed: {failures}")
-    waiting = session.waiting()
-    if waiting is not None:
-        raise BackendError(waiting)
-    if store is None:
-        return
-    if session.mode.writes:
-        store.finish(used=ledger.used, run=None, keep=session.mode is Mode.AUTO)
-        return
-    missing = session.unplayed(frozenset(store.calls()))
-    if missing:
-        first = store.find(missing[0])
-        where = f", first call {first.i} of {first.scope}" if first else ""
-        raise UnplayedCallsError(
-            f"{len(missing)} of {len(store.calls())} calls in {store.path} were not played{where}; "
-            "record it anew with mode='record'"
-        )
-    if ledger.differences:
-        raise DifferenceError("; ".join(ledger.differences))
-
-
-def _server(root: str, api_key: str | None) -> Backend:
-    return LlamaServer(root, api_key=api_key, started=find_started_server)
-
 
 def _mode(mode: Mode | str | None) -> Mode | None:
     if mode is None or isinstance(mode, Mode):
         return mode
-    return Mode(_one_of("mode", mode, [known.value for known in Mode]))
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if value not in known:
-        raise UsageError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
-    return value
-
-
-def _rule(rule: Mapping[str, Mapping[str, object]]) -> RequestRule:
-    if set(rule) != {"match", "set"} or not set(rule["match"]) <= {"scope", "kind"}:
-        raise UsageError(f"request rule {rule!r}: use {{'match': {{scope, kind}}, 'set': {{…}}}}")
-    return RequestRule(
-        match={name: str(value) for name, value in rule["match"].items()}, fields=rule["set"]
-    )
+    return Mode(one_of("mode", mode, [known.value for known in Mode]))

@@ -22,8 +22,8 @@ LAYERS: list[list[set[str]]] = [
     [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
     [{"cassette"}, {"backends"}, {"serving"}],
     [{"ledger", "places", "inflight", "miss", "session"}],
-    [{"intercept"}],
-    [{"simulation"}, {"compare"}, {"use"}],
+    [{"intercept"}, {"opening"}],
+    [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
     [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
     [{"cli", "__main__"}],
 ]

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from swarm_repro.backends.base import Backend
 from swarm_repro.backends.hosted import Hosted
+from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.errors import BackendError, SwarmReproError, UsageError
 from swarm_repro.intercept.bodies import read_body
 from swarm_repro.intercept.exchange import Exchange
@@ -21,16 +22,13 @@ from swarm_repro.intercept.transports import patch_libraries
 from swarm_repro.ledger import PendingCall
 from swarm_repro.model import hosted_name
 from swarm_repro.request import Endpoint
+from swarm_repro.serving.state import find_started_server
 from swarm_repro.session import Session
-
-#: Makes the backend for a root URL such as ``http://localhost:8080``, and the program's API key.
-BackendFactory = Callable[[str, str | None], Backend]
 
 
 @contextmanager
 def intercept_http(
     session: Session,
-    backend_for: BackendFactory,
     *,
     belonging: Belonging | None = None,
     passes: bool = False,
@@ -41,13 +39,12 @@ def intercept_http(
 
     Args:
         session: Decides.
-        backend_for: Makes the backend that identifies the model behind a URL.
         belonging: Which requests are the session's; the model calls of known APIs by default.
         passes: In modes that call, let the others through; else they are refused, as they always
             are in replay.
     """
     patch_libraries()
-    interceptor = HttpInterceptor(session, backend_for, belonging=belonging, passes=passes)
+    interceptor = HttpInterceptor(session, belonging=belonging, passes=passes)
     try:
         with intercepting(interceptor):
             yield
@@ -61,14 +58,12 @@ class HttpInterceptor:
     def __init__(
         self,
         session: Session,
-        backend_for: BackendFactory,
         *,
         belonging: Belonging | None = None,
         passes: bool = False,
     ) -> None:
         """Arguments as for ``intercept_http``."""
         self._session = session
-        self._backend_for = backend_for
         self._belonging = belonging or Belonging()
         self._passes = passes
         self._backends: dict[str, Backend] = {}
@@ -194,7 +189,7 @@ class HttpInterceptor:
             if route.is_opaque:
                 made = Hosted(route.host, asks_model=route.asks_model)
             else:
-                made = self._backend_for(route.root, _api_key(http))
+                made = LlamaServer(route.root, api_key=_api_key(http), started=find_started_server)
             backend = self._backends.setdefault(key, made)
         return backend
 

@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from swarm_repro.backends.base import Backend
-from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.errors import ScenarioError, SwarmReproError, UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import llama_cpp_module
 from swarm_repro.intercept.network import refuse_network
 from swarm_repro.serving.health import require_llama_server
-from swarm_repro.serving.state import find_started_server
 from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.entropy import Entropy
@@ -68,7 +65,7 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
     with contextlib.ExitStack() as stack:
         if not plan.mode.calls_model:
             stack.enter_context(refuse_network(session))
-        stack.enter_context(intercept_http(session, _server))
+        stack.enter_context(intercept_http(session))
         stack.enter_context(tamed([_PACKAGE], Entropy(plan.seed), modules=modules))
         swarm = _import_swarm()
         stack.enter_context(hooks.install(session))
@@ -100,10 +97,6 @@ def _import_swarm() -> Any:
         raise UsageError(
             f"SWARM is not installed ({error}); run: pip install 'swarm-repro[swarm]'"
         ) from error
-
-
-def _server(root: str, api_key: str | None) -> Backend:
-    return LlamaServer(root, api_key=api_key, started=find_started_server)
 
 
 @contextlib.contextmanager

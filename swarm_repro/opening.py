@@ -1,0 +1,157 @@
+"""Opening a session on a cassette, and what is said at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+from swarm_repro import __version__
+from swarm_repro.cassette.records import SEED_POLICIES, Header, RequestRule, SeedPolicy
+from swarm_repro.cassette.store import CassetteStore, open_for_recording, open_for_replay
+from swarm_repro.errors import (
+    BackendError,
+    CassetteAccessError,
+    DifferenceError,
+    UnplayedCallsError,
+    UsageError,
+)
+from swarm_repro.session import Mode, Session
+
+
+def header_of(
+    *,
+    seed_policy: str,
+    strict: bool,
+    requests: Iterable[Mapping[str, Mapping[str, object]]] = (),
+) -> Header:
+    """A header from what a user wrote.
+
+    Args:
+        seed_policy: ``as-is``, ``event`` or ``content``.
+        strict: Whether strict mode is on.
+        requests: Fields to set, as ``repro.requests`` in a scenario.
+
+    Raises:
+        UsageError: An unknown seed policy, or a rule that is none.
+    """
+    return Header(
+        recorder=__version__,
+        seed_policy=cast("SeedPolicy", one_of("seed_policy", seed_policy, SEED_POLICIES)),
+        strict=strict,
+        requests=tuple(_rule(rule) for rule in requests),
+    )
+
+
+def open_session(
+    path: Path,
+    *,
+    mode: Mode | None,
+    header: Header,
+    seed: int,
+    discard: bool = False,
+    isolated: bool = False,
+) -> Session:
+    """Open a cassette for a session.
+
+    Args:
+        path: The cassette.
+        mode: What to do with calls; None replays a cassette that is there.
+        header: How calls are made; a replay has the cassette's.
+        seed: Run seed.
+        discard: Throw away what an interrupted recording left.
+        isolated: Whether what goes wrong with one call fails that call alone; see ``Session``.
+
+    Raises:
+        CassetteAccessError: No cassette to replay; an interrupted or another recording is in the
+            way; the file cannot be written.
+        CassetteDamagedError: Not the bytes that were written.
+    """
+    if mode is None:
+        if not path.exists():
+            raise CassetteAccessError(
+                f"there is no cassette at {path}; record one with mode='record', or --record"
+            )
+        mode = Mode.REPLAY
+    store = _open_store(path, mode, header, discard=discard)
+    return Session(
+        mode=mode,
+        header=store.header if store is not None else header,
+        store=store,
+        run_seed=seed,
+        isolated=isolated,
+    )
+
+
+def _open_store(path: Path, mode: Mode, header: Header, *, discard: bool) -> CassetteStore | None:
+    if mode is Mode.LIVE:
+        return None
+    if mode.writes:
+        return open_for_recording(path, header, keep=mode is Mode.AUTO, discard_part=discard)
+    return open_for_replay(path)
+
+
+def conclude(session: Session) -> None:
+    """Write the cassette, or say what the ledger says, whatever surfaced before.
+
+    Raises:
+        SessionTripped: A miss.
+        SwarmReproError: What ended the session.
+        BackendError: A call failed and never succeeded after, or has not ended.
+        UnplayedCallsError: Not all recorded calls were asked for.
+        DifferenceError: An answer is not the recorded one (mode ``verify``).
+    """
+    ledger, store = session.ledger, session.store
+    if session.tripped is not None:
+        raise session.tripped
+    if session.cause is not None:
+        raise session.cause
+    if ledger.failures:
+        failures = "; ".join(str(failure) for failure in ledger.failures.values())
+        raise BackendError(f"{len(ledger.failures)} calls failed: {failures}")
+    waiting = session.waiting()
+    if waiting is not None:
+        raise BackendError(waiting)
+    if store is None:
+        return
+    if session.mode.writes:
+        store.finish(used=ledger.used, run=None, keep=session.mode is Mode.AUTO)
+        return
+    unplayed = describe_unplayed(session)
+    if unplayed is not None:
+        raise UnplayedCallsError(f"{unplayed}; record it anew with mode='record', or --record")
+    if ledger.differences:
+        raise DifferenceError("; ".join(ledger.differences))
+
+
+def describe_unplayed(session: Session) -> str | None:
+    """Which recorded calls were not asked for, in one line; None where all were."""
+    store = session.store
+    if store is None:
+        return None
+    missing = session.unplayed(frozenset(store.calls()))
+    if not missing:
+        return None
+    first = store.find(missing[0])
+    where = f", first call {first.i} of {first.scope}" if first else ""
+    return f"{len(missing)} of {len(store.calls())} calls in {store.path} were not played{where}"
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """A word of a list.
+
+    Raises:
+        UsageError: It is not in the list.
+    """
+    known = list(known)
+    if value not in known:
+        raise UsageError(f"{name} {value!r} is unknown: use one of {', '.join(known)}")
+    return value
+
+
+def _rule(rule: Mapping[str, Mapping[str, object]]) -> RequestRule:
+    if set(rule) != {"match", "set"} or not set(rule["match"]) <= {"scope", "kind"}:
+        raise UsageError(f"request rule {rule!r}: use {{'match': {{scope, kind}}, 'set': {{…}}}}")
+    return RequestRule(
+        match={name: str(value) for name, value in rule["match"].items()}, fields=rule["set"]
+    )
