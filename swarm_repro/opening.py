@@ -13,6 +13,7 @@ from swarm_repro.errors import (
     BackendError,
     CassetteAccessError,
     DifferenceError,
+    ReplayMiss,
     UnplayedCallsError,
     UsageError,
 )
@@ -106,6 +107,8 @@ def conclude(session: Session) -> None:
         raise session.tripped
     if session.cause is not None:
         raise session.cause
+    if ledger.misses:
+        raise ReplayMiss(f"{len(ledger.misses)} misses, the first: {ledger.misses[0]}")
     if ledger.failures:
         failures = "; ".join(str(failure) for failure in ledger.failures.values())
         raise BackendError(f"{len(ledger.failures)} calls failed: {failures}")

@@ -85,6 +85,8 @@ def open_for_recording(
             if found is None or not found[0].calls:
                 _discard(part)  # nothing was recorded
             elif not keep:
+                with part.open("rb") as file:
+                    lock_part(file, part)  # one that is going on is none that was interrupted
                 raise CassetteAccessError(
                     f"{part} holds an interrupted recording: go on from it with --auto, "
                     "or throw it away with --discard"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from swarm_repro.cassette.records import SEED_POLICIES
+from swarm_repro.cli.endpoint import require_extra, tell
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.errors import UsageError
 
 if TYPE_CHECKING:
     from swarm_repro.program import Program
-    from swarm_repro.session import Session
 
 _PROGRAM = "swarm_repro.program"
 
@@ -52,7 +53,9 @@ def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
     return place
 
 
-@click.command("exec", cls=_Command, options_metavar="[OPTIONS] (-m MODULE | SCRIPT) [ARGS]...")
+@click.command(
+    "exec", cls=_Command, options_metavar="[OPTIONS] (-m MODULE | SCRIPT | -- COMMAND) [ARGS]..."
+)
 @click.argument("cassette", type=click.Path(path_type=Path))
 @click.option("--record", "mode", flag_value="record", help="Call the model, record every call.")
 @click.option("--replay", "mode", flag_value="replay", help="Call nothing; a miss fails the run.")
@@ -74,6 +77,8 @@ def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
     metavar="PACKAGE",
     help="Give this package seeded ids, clocks and random numbers; __main__ is the program itself.",
 )
+@click.option("--upstream", metavar="URL", help="For a COMMAND: the server behind the endpoint.")
+@click.option("--hosted", is_flag=True, help="For a COMMAND: the upstream is no llama-server.")
 @click.option("--pass-others", is_flag=True, help="Let requests through that are no model calls.")
 @click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
 @click.pass_context
@@ -85,14 +90,34 @@ def command(
     seed_policy: str,
     strict: bool,
     tame: tuple[str, ...],
+    upstream: str | None,
+    hosted: bool,
     pass_others: bool,
     discard: bool,
 ) -> int:
-    """Run a Python program in this process, its model calls recorded in or replayed from CASSETTE.
+    """Run a program, its model calls recorded in or replayed from CASSETTE.
 
-    What follows the program's name is its own. Without a mode the cassette is replayed.
+    A Python program runs in this process. Any other COMMAND finds an endpoint in the variables
+    that clients read, such as OPENAI_BASE_URL. What follows the program's name is its own. Without
+    a mode the cassette is replayed.
     """
     words: list[str] = context.meta[_PROGRAM]
+    if words[:1] == ["--"]:
+        if tame or pass_others:
+            raise UsageError("--tame and --pass-others are for Python programs in this process")
+        return _run_command(
+            words[1:],
+            cassette,
+            mode,
+            seed=seed,
+            seed_policy=seed_policy,
+            strict=strict,
+            upstream=upstream,
+            hosted=hosted,
+            discard=discard,
+        )
+    if upstream is not None or hosted:
+        raise UsageError("--upstream and --hosted are for commands after --")
     if tame:
         pin_hash_seed()
     from swarm_repro.program import run_program
@@ -109,23 +134,60 @@ def command(
         discard=discard,
     )
     session = run_program(find, use, tame=tame, seed=seed)
-    _tell(session)
+    tell(session)
     return 0
+
+
+def _run_command(
+    words: Sequence[str],
+    cassette: Path,
+    mode: str | None,
+    *,
+    seed: int,
+    seed_policy: str,
+    strict: bool,
+    upstream: str | None,
+    hosted: bool,
+    discard: bool,
+) -> int:
+    """Run a command beside the endpoint; its own code, unless the cassette has more to say."""
+    if not words:
+        raise UsageError("name a command after --")
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"there is no command {words[0]}")
+    require_extra()
+    from swarm_repro.endpoint.child import child_environment, run_child, upstream_from_environment
+    from swarm_repro.endpoint.server import Endpoint, Settings
+    from swarm_repro.opening import conclude, header_of
+    from swarm_repro.session import Mode
+
+    endpoint = Endpoint(
+        Settings(
+            cassette=cassette,
+            mode=None if mode is None else Mode(mode),
+            header=header_of(seed_policy=seed_policy, strict=strict),
+            seed=seed,
+            upstream=upstream or upstream_from_environment(),
+            hosted=hosted,
+            discard=discard,
+        )
+    )
+    try:
+        with endpoint.in_thread():
+            code = run_child(words, child_environment(endpoint.root, key=None))
+        tell(endpoint.session)
+        if code == 0 or endpoint.session.ledger.misses:
+            conclude(endpoint.session)
+        return code
+    finally:
+        endpoint.close()
 
 
 def _finder(words: Sequence[str]) -> Callable[[], Program]:
     from swarm_repro.program import find_module, find_script
 
     if not words or words == ["-m"]:
-        raise UsageError("name a program: -m MODULE, or a script")
-    if words[0] == "--":
-        raise UsageError("only Python programs can be run: -m MODULE, or a script")
+        raise UsageError("name a program: -m MODULE, a script, or a command after --")
     if words[0] == "-m":
         return lambda: find_module(words[1], words[2:])
     return lambda: find_script(Path(words[0]), words[1:])
-
-
-def _tell(session: Session) -> None:
-    ledger = session.ledger
-    counts = f"{ledger.hits} calls from the cassette, {ledger.called} from the model"
-    click.echo(f"{session.mode.value}: {counts}", err=True)

@@ -74,6 +74,10 @@ class HttpInterceptor:
         """What decides about its calls."""
         return self._session
 
+    def would_take(self, method: str, url: str) -> bool:
+        """Whether a request to a URL would be a call of the session."""
+        return self._belonging.route(method, url) is not None
+
     def close(self) -> None:
         """Let go of the backends' connections."""
         for backend in self._backends.values():

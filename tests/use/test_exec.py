@@ -192,7 +192,8 @@ def test_calls_that_are_not_played_fail_the_replay(project: Path, stub: StubServ
         (("none.py",), "cannot be read"),
         (("society",), "cannot be read"),
         (("bad.py",), "is not a Python program"),
-        (("--", "ls"), "only Python programs"),
+        (("--",), "name a command"),
+        (("--", "no-such-command"), "there is no command no-such-command"),
         (("--seed-policy", "dice", "script.py"), "Invalid value"),
     ],
 )
