@@ -174,6 +174,7 @@ class CassetteStore:
         self.header = first
         self._base = base
         self._writer = writer
+        self._is_recording = writer is not None
         self._run_id = run_id
         self._fresh = resumed or Cassette(path=path, header=first)
 
@@ -237,6 +238,8 @@ class CassetteStore:
             CassetteAccessError: It could not be written.
             ModelConflictError: The cassette knows another model by this name.
         """
+        if self._writer is None and not self._is_recording:
+            raise RuntimeError("the cassette was opened for replay")
         if self._writer is None:
             raise CassetteAccessError(
                 f"the recording of {self.path} has ended, and this answer came after it: wait for "
