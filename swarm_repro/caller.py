@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
+#: The scope of calls that nobody gave another one.
+MAIN_SCOPE = "main"
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -21,7 +24,7 @@ class Caller:
         seed: The caller's own seed for calls that carry none, or None.
     """
 
-    scope: str = "main"
+    scope: str = MAIN_SCOPE
     kind: str | None = None
     seed: int | None = None
 

@@ -52,6 +52,7 @@ def open_session(
     seed: int,
     discard: bool = False,
     isolated: bool = False,
+    owner: str = "",
 ) -> Session:
     """Open a cassette for a session.
 
@@ -62,6 +63,7 @@ def open_session(
         seed: Run seed.
         discard: Throw away what an interrupted recording left.
         isolated: Whether what goes wrong with one call fails that call alone; see ``Session``.
+        owner: Whose calls these are in a cassette that several share; see ``Session``.
 
     Raises:
         CassetteAccessError: No cassette to replay; an interrupted or another recording is in the
@@ -81,6 +83,7 @@ def open_session(
         store=store,
         run_seed=seed,
         isolated=isolated,
+        owner=owner,
     )
 
 
@@ -118,7 +121,12 @@ def conclude(session: Session) -> None:
     if store is None:
         return
     if session.mode.writes:
-        store.finish(used=ledger.used, run=None, keep=session.mode is Mode.AUTO)
+        store.finish(
+            used=ledger.used,
+            run=None,
+            keep=session.mode is Mode.AUTO,
+            foreign=[call_id for call_id in store.calls() if not session.owns(call_id)],
+        )
         return
     unplayed = describe_unplayed(session)
     if unplayed is not None:

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from enum import Enum
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
-from swarm_repro.caller import Caller, current_caller
+from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.completion import (
@@ -96,6 +97,7 @@ class Session:
         version_notes: tuple[str, ...] = (),
         on_call: Callable[[PendingCall, Completion], None] | None = None,
         isolated: bool = False,
+        owner: str = "",
     ) -> None:
         """Make a session.
 
@@ -112,6 +114,8 @@ class Session:
             isolated: Whether a miss, or a request that cannot be keyed, fails that call alone, as
                 for the clients of an endpoint, who know nothing of each other; else the first
                 miss ends the session, and no bad request is forgotten.
+            owner: Whose calls these are in a cassette that several share, such as a test's name;
+                its scopes are kept apart from theirs, and only its calls are judged.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -126,6 +130,7 @@ class Session:
         self.position = position
         self.on_call = on_call
         self._isolated = isolated
+        self._owner = owner
         self._version_notes = version_notes
         self._store = store
         self._places = Places(header, run_seed=run_seed)
@@ -390,7 +395,7 @@ class Session:
             SessionTripped: The session is over.
             CassetteDamagedError: The recorded bytes are damaged.
         """
-        caller = current_caller()
+        caller = self._own(current_caller())
         with self._lock:
             self._raise_if_tripped()
             try:
@@ -399,6 +404,17 @@ class Session:
                 self._remember(error)
                 self._fail_session(error)
                 raise
+
+    def _own(self, caller: Caller) -> Caller:
+        if not self._owner:
+            return caller
+        is_main = caller.scope == MAIN_SCOPE
+        return replace(caller, scope=self._owner if is_main else f"{self._owner}/{caller.scope}")
+
+    def owns(self, call_id: CallId) -> bool:
+        """Whether a recorded call is this session's to play, in a cassette that several share."""
+        scope = call_id[0]
+        return not self._owner or scope == self._owner or scope.startswith(f"{self._owner}/")
 
     def _remember(self, error: SwarmReproError) -> None:
         """Keep what ended a call that never became one, whoever catches it."""
@@ -762,7 +778,11 @@ class Session:
     def unplayed(self, expected: frozenset[CallId]) -> list[CallId]:
         """Calls of a recorded run that this session did not ask for, in recorded order."""
         store = self._require_store()
-        missing = [store.find(call_id) for call_id in expected if call_id not in self.ledger.used]
+        missing = [
+            store.find(call_id)
+            for call_id in expected
+            if call_id not in self.ledger.used and self.owns(call_id)
+        ]
         return [call.id for call in sorted(filter(None, missing), key=lambda call: call.order)]
 
     def close(self) -> None:

@@ -97,6 +97,15 @@ class use_cassette:
             CassetteDamagedError: Not the bytes that were written.
             UsageError: The object is in use already, here or in another thread.
         """
+        return self.begin()
+
+    def begin(self, *, owner: str = "", everywhere: bool = False) -> Session:
+        """As ``__enter__``, for what is built on it.
+
+        Args:
+            owner: Whose calls these are in a cassette that several share.
+            everywhere: Answer in all contexts that have no cassette of their own, not only in this.
+        """
         if self._open is not None:
             raise UsageError(f"this use of {self._path} has begun already: make another one")
         session = open_session(
@@ -105,11 +114,17 @@ class use_cassette:
             header=self._header,
             seed=self._seed,
             discard=self._discard,
+            owner=owner,
         )
         with ExitStack() as stack:
             stack.callback(session.close)
             stack.enter_context(
-                intercept_http(session, belonging=self._belonging, passes=self._others == "pass")
+                intercept_http(
+                    session,
+                    belonging=self._belonging,
+                    passes=self._others == "pass",
+                    everywhere=everywhere,
+                )
             )
             self._open = (session, stack.pop_all())
         return session
@@ -131,12 +146,20 @@ class use_cassette:
             BackendError: A call failed and never succeeded after.
             DifferenceError: An answer is not the recorded one (mode ``verify``).
         """
+        self.end(judge=error is None)
+
+    def end(self, *, judge: bool) -> None:
+        """As ``__exit__``, for what is built on it.
+
+        Args:
+            judge: Whether to write the cassette, or to say what was not played.
+        """
         if self._open is None:
             raise UsageError(f"this use of {self._path} has not begun")
         session, stack = self._open
         self._open = None
         with stack:
-            if error is None:
+            if judge:
                 conclude(session)
 
     async def __aenter__(self) -> Session:

@@ -25,7 +25,7 @@ LAYERS: list[list[set[str]]] = [
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
     [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
-    [{"cli", "__main__"}],
+    [{"cli", "__main__"}, {"pytest_plugin"}],
 ]
 #: Beside the layers: the root holds the version and the public names, which it loads lazily.
 ROOT = "__init__"

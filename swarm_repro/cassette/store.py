@@ -260,13 +260,21 @@ class CassetteStore:
             self._writer.close()
             self._writer = None
 
-    def finish(self, *, used: Iterable[CallId], run: RunRecord | None, keep: bool) -> Changes:
+    def finish(
+        self,
+        *,
+        used: Iterable[CallId],
+        run: RunRecord | None,
+        keep: bool,
+        foreign: Iterable[CallId] = (),
+    ) -> Changes:
         """Write the canonical file and remove the ``.part``.
 
         Args:
             used: The calls this session recorded or served.
             run: The run's record, which replaces an earlier record of the same run.
             keep: Keep also what other runs use (``--auto``).
+            foreign: Recorded calls of others who share the cassette, kept as they are.
 
         Returns:
             What became of each call.
@@ -279,7 +287,7 @@ class CassetteStore:
         runs = [old for old in self.runs() if keep and (run is None or old.id != run.id)]
         if run is not None:
             runs.append(run)
-        wanted = set(used).union(*(kept.calls for kept in runs))
+        wanted = {*used, *foreign}.union(*(kept.calls for kept in runs))
         if keep and run is None and base is not None:
             wanted.update(base.calls)
         changes, calls, witnesses = self._settle(wanted)

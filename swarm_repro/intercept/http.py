@@ -32,6 +32,7 @@ def intercept_http(
     *,
     belonging: Belonging | None = None,
     passes: bool = False,
+    everywhere: bool = False,
 ) -> Iterator[None]:
     """Put all requests of httpx and httpx2 to a session while the block runs.
 
@@ -42,11 +43,12 @@ def intercept_http(
         belonging: Which requests are the session's; the model calls of known APIs by default.
         passes: In modes that call, let the others through; else they are refused, as they always
             are in replay.
+        everywhere: Answer in all contexts that have no cassette of their own.
     """
     patch_libraries()
     interceptor = HttpInterceptor(session, belonging=belonging, passes=passes)
     try:
-        with intercepting(interceptor):
+        with intercepting(interceptor, everywhere=everywhere):
             yield
     finally:
         interceptor.close()

@@ -48,21 +48,30 @@ _in_place: list[Interceptor] = []
 _lock = threading.Lock()
 
 
+#: Those that answer in every context which has none of its own, the innermost last.
+_everywhere: list[Interceptor] = []
+
+
 @contextmanager
-def intercepting(interceptor: Interceptor) -> Iterator[None]:
+def intercepting(interceptor: Interceptor, *, everywhere: bool = False) -> Iterator[None]:
     """Let calls of models made in this context belong to an interceptor while the block runs.
 
     Args:
         interceptor: Answers; the innermost of several.
+        everywhere: Whether it answers in all contexts that have none in place.
     """
     with _lock:
         _in_place.append(interceptor)
+        if everywhere:
+            _everywhere.append(interceptor)
     _current.set((*(one for one in _current.get() if one in _in_place), interceptor))
     try:
         yield
     finally:
         with _lock:
             _in_place.remove(interceptor)
+            if everywhere:
+                _everywhere.remove(interceptor)
         # Without a token: a generator may end the block in another context than it began in.
         _current.set(tuple(one for one in _current.get() if one is not interceptor))
 
@@ -76,8 +85,14 @@ def present_interceptor() -> Interceptor | None:
     if is_own_traffic():
         return None
     mine, in_place = _current.get(), tuple(_in_place)
+    for one in reversed(mine):
+        if one in in_place:
+            return one
+    everywhere = tuple(_everywhere)
+    if everywhere:
+        return everywhere[-1]
     if mine:
-        return next((one for one in reversed(mine) if one in in_place), None)
+        return None  # its block has ended
     if len(in_place) > 1:
         raise RequestError(
             f"{len(in_place)} cassettes are in use and this thread belongs to none of them: start "
