@@ -15,6 +15,8 @@ from swarm_repro.errors import BackendResponseError, RequestError
 IN_PROCESS = "application/json; in-process"
 
 _EVENT_STREAM = "text/event-stream"
+#: Content type of a stream that never was HTTP: an event for each dict that was returned.
+IN_PROCESS_STREAM = f"{_EVENT_STREAM}; in-process"
 #: Content type of a body that is one JSON document a line, as Ollama's streams are.
 _NDJSON = "application/x-ndjson"
 _EVENT_END = b"\n\n"

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 from swarm_repro.cassette.records import SeedPolicy
 from swarm_repro.errors import UsageError
 from swarm_repro.intercept.http import intercept_http
+from swarm_repro.intercept.llama_cpp import intercept_llama_cpp
 from swarm_repro.intercept.routes import Belonging
 from swarm_repro.opening import conclude, header_of, one_of, open_session
 from swarm_repro.session import Mode, Session
@@ -126,6 +127,7 @@ class use_cassette:
                     everywhere=everywhere,
                 )
             )
+            stack.enter_context(intercept_llama_cpp())
             self._open = (session, stack.pop_all())
         return session
 

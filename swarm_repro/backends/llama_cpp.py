@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swarm_repro import sampling
 from swarm_repro.backends.base import Bound, DirectCalls
+from swarm_repro.caller import own_traffic
 from swarm_repro.canonical import encode_canonical, encode_json, sha256_hex, text_sha256
-from swarm_repro.completion import IN_PROCESS, Completion
+from swarm_repro.completion import IN_PROCESS, IN_PROCESS_STREAM, Completion
 from swarm_repro.environment import describe_environment
 from swarm_repro.errors import (
     BackendError,
@@ -25,20 +26,20 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.model import ModelBinding, ModelIdentity
-from swarm_repro.request import Endpoint, Request
+from swarm_repro.request import SAMPLED, Endpoint, Request
 from swarm_repro.weights import hash_file, require_gguf, shards
 
 if TYPE_CHECKING:
     from llama_cpp import Llama, LlamaGrammar
 
 #: Settings of a ``Llama`` that are objects, hold state, or cannot be told apart by value.
-_REFUSED = frozenset(
-    {"chat_handler", "draft_model", "tokenizer", "kv_overrides", "lora_base", "embedding"}
-)
+_REFUSED = frozenset({"chat_handler", "draft_model", "tokenizer", "kv_overrides", "lora_base"})
 #: Arguments of a call that are functions and so have no key.
 _REFUSED_FIELDS = frozenset({"logits_processor", "stopping_criteria"})
 #: Settings that change what the file means.
 _OVERRIDING = ("rope_", "yarn_")
+#: The one method that takes no model name.
+_EMBED = "embed"
 #: A chat format that is the template in the GGUF file.
 _FROM_FILE = "chat_template."
 
@@ -66,13 +67,15 @@ def _load(settings: Mapping[str, Any]) -> Llama:
         BackendError: llama.cpp cannot load the file.
     """
     try:
-        from llama_cpp import Llama
+        with own_traffic():
+            from llama_cpp import Llama
     except ImportError as error:
         raise UsageError(
             "llama-cpp-python is not installed; run: pip install 'swarm-repro[llama_cpp]'"
         ) from error
     try:
-        return Llama(**settings, verbose=False)
+        with own_traffic():
+            return Llama(**settings, verbose=False)
     except ValueError as error:
         raise BackendError(f"llama.cpp cannot load {settings['model_path']}: {error}") from error
 
@@ -132,6 +135,7 @@ class LlamaCpp(DirectCalls):
     paths: ClassVar[Mapping[Endpoint, str]] = {
         "chat": "create_chat_completion",
         "completion": "create_completion",
+        "embedding": "create_embedding",
     }
 
     def __init__(
@@ -261,22 +265,21 @@ class LlamaCpp(DirectCalls):
         """Call the model, with nothing left of the calls before.
 
         Raises:
-            RequestError: No seed, an argument that cannot be recorded, or a stream.
+            RequestError: No seed where one decides, or an argument that cannot be recorded.
             BackendResponseError: llama.cpp refused the call.
         """
-        if request.seed is None:
+        if request.seed is None and request.endpoint in SAMPLED:
             raise RequestError("an in-process call needs a seed: without one it depends on order")
-        if request.body.get("stream"):
-            raise RequestError("streams are not recorded in process; leave stream out")
         refused = sorted(name for name in _REFUSED_FIELDS if request.body.get(name) is not None)
         if refused:
             raise RequestError(f"{refused[0]} is a function and cannot be recorded; leave it out")
-        # Without a name the answer would echo the absolute path of this machine's file.
         # A member that is null means the default, as it does in the key.
-        given = {name: value for name, value in request.body.items() if value is not None}
-        arguments = {"model": self.name, **given}
+        arguments = {name: value for name, value in request.body.items() if value is not None}
+        if request.path != _EMBED:
+            # Without a name the answer would echo the absolute path of this machine's file.
+            arguments.setdefault("model", self.name)
         shared = self._model()
-        with shared.lock:
+        with shared.lock, own_traffic():
             llama = shared.load()
             llama.reset()
             llama.set_cache(None)
@@ -286,13 +289,16 @@ class LlamaCpp(DirectCalls):
                 if isinstance(arguments.get("grammar"), str):
                     arguments["grammar"] = _grammar(str(arguments["grammar"]))
                 answer = getattr(llama, request.path)(**arguments)
+                if arguments.get("stream"):
+                    answer = list(answer)
             except (ValueError, RuntimeError, TypeError) as error:
                 raise BackendResponseError(f"llama.cpp refused the call: {error}") from error
             duration_s = time.monotonic() - start
+        streams = bool(arguments.get("stream"))
         return Completion(
             status=200,
-            content_type=IN_PROCESS,
-            body=encode_json(_plain(answer)),
+            content_type=IN_PROCESS_STREAM if streams else IN_PROCESS,
+            body=_events(answer) if streams else encode_json(_plain(answer)),
             duration_s=duration_s,
         )
 
@@ -303,6 +309,12 @@ class LlamaCpp(DirectCalls):
 
     def close(self) -> None:
         """Nothing to close: the model is shared; see ``unload_models``."""
+
+
+def _events(chunks: Iterable[object]) -> bytes:
+    """A stream that was taken whole, as a server would have sent it."""
+    events = [b"data: " + encode_json(_plain(chunk)) + b"\n\n" for chunk in chunks]
+    return b"".join([*events, b"data: [DONE]\n\n"])
 
 
 def _plain(value: object) -> object:

@@ -49,7 +49,7 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
         ScenarioError: SWARM refused the scenario.
     """
     printed, complaints = io.StringIO(), io.StringIO()
-    modules = {"llama_cpp": llama_cpp_module(session)}
+    modules = {"llama_cpp": llama_cpp_module(lambda: session)}
     arguments = argparse.Namespace(
         scenario=str(plan.scenario.path),
         seed=plan.seed,
