@@ -166,6 +166,10 @@ _KV_TYPES: Final = {
     for word in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 }
 
+_POOLING: Final = {
+    word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")
+}
+
 _FLAGS: Final = (
     _Flag(("-m", "--model"), "model.path"),
     _Flag(("-a", "--alias"), "model_alias"),
@@ -203,6 +207,8 @@ _FLAGS: Final = (
     _Flag(("--no-warmup",), "warmup", fixed=False),
     _Flag(("--jinja",), "use_jinja", fixed=True),
     _Flag(("--no-jinja",), "use_jinja", fixed=False),
+    _Flag(("--embedding", "--embeddings"), "embedding", fixed=True),
+    _Flag(("--pooling",), "pooling_type", words=_POOLING),
     _Flag(("--offline",), "offline", fixed=True),
     _Flag(("--ui", "--webui"), "ui", fixed=True),
     _Flag(("--no-ui", "--no-webui"), "ui", fixed=False),

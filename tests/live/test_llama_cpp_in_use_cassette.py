@@ -1,4 +1,4 @@
-"""``llama_cpp.Llama`` under ``use_cassette``: recorded with it, replayed where it is not installed."""
+"""``llama_cpp.Llama`` under ``use_cassette``: recorded, then replayed where it is not there."""
 
 from __future__ import annotations
 
@@ -21,17 +21,12 @@ from swarm_repro import scope, use_cassette
 
 when, mode, model, path = sys.argv[1:]
 if when == "blocked":
-    class Blocked:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "llama_cpp" and path is not None:
-                raise ImportError("blocked")
-            return None
     sys.modules.pop("llama_cpp", None)
     import importlib.machinery
     real = importlib.machinery.PathFinder.find_spec
-    importlib.machinery.PathFinder.find_spec = classmethod(
-        lambda cls, name, path=None, target=None: None if name == "llama_cpp" else real(name, path, target)
-    )
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "llama_cpp" else real(name, path, target)
+    importlib.machinery.PathFinder.find_spec = classmethod(find_spec)
 if when == "before":
     from llama_cpp import Llama, LlamaGrammar
     early = Llama(model, n_ctx=512, n_threads=1, verbose=False) if mode == "record" else None
@@ -40,7 +35,9 @@ def tell(value):
     print(json.dumps(value, sort_keys=False))
 
 ASK = [{"role": "user", "content": "Name three colours."}]
-SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+COLOUR = {"colour": {"enum": ["red", "blue"]}}
+SCHEMA = {"type": "object", "properties": COLOUR, "required": ["colour"]}
+FORMAT = {"type": "json_object", "schema": SCHEMA}
 with use_cassette(path, mode=mode, seed_policy="event", seed=3) as session:
     from llama_cpp import Llama, LlamaGrammar
     llama = Llama(model_path=model, n_ctx=512, n_threads=1, verbose=False)
@@ -55,9 +52,7 @@ with use_cassette(path, mode=mode, seed_policy="event", seed=3) as session:
     stream = llama.create_completion("Once", max_tokens=8, stream=True)
     assert next(stream)["object"] == "text_completion"
     tell(list(stream))
-    tell(llama.create_chat_completion(
-        ASK, max_tokens=24, response_format={"type": "json_object", "schema": SCHEMA}, temperature=0.9
-    ))
+    tell(llama.create_chat_completion(ASK, max_tokens=24, response_format=FORMAT))
     grammar = LlamaGrammar.from_string('root ::= "yes" | "no"', verbose=False)
     tell(llama.create_completion("Is it?", grammar=grammar, max_tokens=4))
     said = {}
