@@ -575,13 +575,12 @@ class Session:
         )
 
     def _environment_of(self, binding: ModelBinding) -> Environment:
-        """Where a model answers."""
-        return next(
-            bound.environment
-            for bound in self._bound.values()
-            if bound.environment is not None
-            and (bound.binding is binding or bound.binding == binding)
+        """Where a model answers; two backends may have equal models, with other settings."""
+        known = [bound for bound in self._bound.values() if bound.environment is not None]
+        found = next((bound for bound in known if bound.binding is binding), None) or next(
+            bound for bound in known if bound.binding == binding
         )
+        return _present(found.environment)
 
     def _compare(
         self, call: PendingCall, completion: Completion, prompt_sha256: str | None

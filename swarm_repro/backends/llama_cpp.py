@@ -37,7 +37,7 @@ _REFUSED = frozenset({"chat_handler", "draft_model", "tokenizer", "kv_overrides"
 #: Arguments of a call that are functions and so have no key.
 _REFUSED_FIELDS = frozenset({"logits_processor", "stopping_criteria"})
 #: Settings that change what the file means.
-_OVERRIDING = ("rope_", "yarn_")
+_OVERRIDING = ("rope_", "yarn_", "pooling_type", "attention_type")
 #: The one method that takes no model name.
 _EMBED = "embed"
 #: A chat format that is the template in the GGUF file.

@@ -60,10 +60,7 @@ class LlamaCalls:
             method: Name of the method.
             fields: Its arguments by name.
         """
-        body = dict(fields)
-        grammar = body.get("grammar")
-        if grammar is not None and not isinstance(grammar, str):
-            body["grammar"] = getattr(grammar, "_grammar", grammar)
+        body = _as_json(method, fields)
         completion = session.call(
             self._backend,
             endpoint=endpoint,
@@ -78,6 +75,20 @@ class LlamaCalls:
         if isinstance(document, list) and body.get("return_count"):
             return tuple(document)
         return document
+
+
+def _as_json(method: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a method as a request's members, which mean the same."""
+    body = dict(fields)
+    grammar = body.get("grammar")
+    if grammar is not None and not isinstance(grammar, str):
+        body["grammar"] = getattr(grammar, "_grammar", grammar)
+    bias = body.get("logit_bias")
+    if isinstance(bias, dict):
+        body["logit_bias"] = {str(token): value for token, value in bias.items()}
+    if method == "create_completion" and "max_tokens" in body and body["max_tokens"] is None:
+        body["max_tokens"] = -1  # here null is no default, but no limit
+    return body
 
 
 #: Methods that ask the model, and what kind of call they are.
@@ -118,6 +129,18 @@ class _Grammar:
         """A grammar from GBNF."""
         del verbose
         return cls(grammar)
+
+    @classmethod
+    def from_json_schema(cls, json_schema: str, verbose: bool = True) -> _Grammar:
+        """Not possible: llama-cpp-python has the converter.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "LlamaGrammar.from_json_schema needs llama-cpp-python, which is not installed: give "
+            "the schema as response_format={'type': 'json_object', 'schema': …} instead"
+        )
 
     @classmethod
     def from_file(cls, file: str | Path, verbose: bool = True) -> _Grammar:
@@ -342,7 +365,15 @@ def _complete(llama: Any) -> None:
 def _calls_of(llama: Any, session: Session) -> LlamaCalls:
     calls = llama.__dict__.get(_CALLS)
     if calls is None:
-        settings = _settings_of(llama)  # it was made before the block
+        try:
+            settings = _settings_of(llama)  # it was made before the block
+        except AttributeError as error:
+            session.reject(
+                UsageError(
+                    "this release of llama-cpp-python does not tell how a Llama was made "
+                    f"({error}): make it inside the block"
+                )
+            )
         calls = llama.__dict__[_CALLS] = _made(session, settings)
     made: LlamaCalls = calls
     return made
