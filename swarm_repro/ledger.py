@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -80,13 +81,17 @@ class Ledger:
     verified: list[Verified] = field(default_factory=list)
     usage: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def count(self, scope: str, completion: Completion) -> None:
-        """Add a completion's tokens to its scope."""
-        usage = completion.usage
+    def count(self, scope: str, tokens: Mapping[str, int | None]) -> None:
+        """Add a completion's tokens to its scope.
+
+        Args:
+            scope: Whose.
+            tokens: Counts as a call record has them: ``prompt``, ``completion``.
+        """
         counter = self.usage.setdefault(scope, Counter())
         counter["calls"] += 1
-        counter["prompt_tokens"] += usage.prompt or 0
-        counter["completion_tokens"] += usage.completion or 0
+        counter["prompt_tokens"] += tokens.get("prompt") or 0
+        counter["completion_tokens"] += tokens.get("completion") or 0
 
 
 @dataclass

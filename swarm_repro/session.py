@@ -499,8 +499,10 @@ class Session:
             CassetteDamagedError: The recorded bytes are damaged.
         """
         call.answer = self._require_store().completion_of(recorded)
+        if call.asked == recorded.asked:
+            call.asked = recorded.asked  # one text for both: a long replay keeps one for each call
         self.ledger.hits += 1
-        self._done(call, call.answer)
+        self._done(call, call.answer, recorded.tokens)
 
     def settle(
         self, call: PendingCall, completion: Completion, *, prompt_sha256: str | None = None
@@ -548,7 +550,7 @@ class Session:
                 self.ledger.shared += 1
             else:
                 self.ledger.called += 1
-            self._done(call, given)
+            self._done(call, given, given.usage.to_json())
         self._leave(call, answered)
         return given
 
@@ -702,11 +704,13 @@ class Session:
             key, call.leads = call.leads, None
             self._in_flight.leave(key, answered)
 
-    def _done(self, call: PendingCall, completion: Completion) -> None:
+    def _done(
+        self, call: PendingCall, completion: Completion, tokens: Mapping[str, int | None]
+    ) -> None:
         call.open = False
         self._places.keep(call.caller.scope)
         self.ledger.used[call.id] = None
-        self.ledger.count(call.caller.scope, completion)
+        self.ledger.count(call.caller.scope, tokens)
         if self.on_call is not None:
             self.on_call(call, completion)
 

@@ -239,6 +239,14 @@ class CallRecord:
 
     @cached_property
     def completion(self) -> Completion:
+        """The answer, its bytes checked; kept once it was asked for.
+
+        Raises:
+            LineError: The bytes are not the recorded ones.
+        """
+        return self.decode_completion()
+
+    def decode_completion(self) -> Completion:
         """The answer, its bytes checked.
 
         Raises:
