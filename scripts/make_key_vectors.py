@@ -19,11 +19,12 @@ import click
 import orjson
 
 from swarm_repro.errors import RequestError
-from swarm_repro.model import ModelBinding
+from swarm_repro.model import ModelBinding, hosted_binding
 from swarm_repro.request import KEY_VERSION, Request, content_seed, event_seed
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "key-vectors.json"
 _INPUTS = ("name", "about", "model", "endpoint", "body", "same_as", "differs_from")
+_OPAQUE_INPUTS = ("name", "about", "host", "path", "body")
 
 
 def compute(vectors: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,11 +58,21 @@ def compute(vectors: Mapping[str, Any]) -> dict[str, Any]:
     for entry in vectors["rejected"]:
         if _has_key(request(entry)):
             raise ValueError(f"{entry['name']!r} has a key")
+
+    def opaque(entry: Mapping[str, Any]) -> dict[str, Any]:
+        asked = Request("opaque", hosted_binding(entry["host"]), entry["path"], entry["body"])
+        return {
+            **{name: entry[name] for name in _OPAQUE_INPUTS},
+            "identity": asked.identity(seed=None).decode("utf-8"),
+            "key": asked.asked_key,
+        }
+
     seeds: dict[str, Any] = {"event_seeds": event_seed, "content_seeds": content_seed}
     return {
         **vectors,
         "key_version": KEY_VERSION,
         "keys": [keys(entry) for entry in vectors["keys"]],
+        "opaque": [opaque(entry) for entry in vectors["opaque"]],
         **{
             name: [
                 {**entry, "seed": derive(**{k: v for k, v in entry.items() if k != "seed"})}

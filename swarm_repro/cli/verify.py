@@ -96,6 +96,11 @@ def command(
             store, backends.find, options=options, on_answer=bar.phase("asking again")
         )
     _print(report, as_json=as_json)
+    kept = sum(call.endpoint == "opaque" for call in store.calls().values())
+    if kept and not calls:
+        click.echo(
+            f"note: {kept} calls of other APIs were kept as they were, and not asked", err=True
+        )
     if html is not None:
         from swarm_repro.reporting.html import write_html
 

@@ -177,7 +177,18 @@ def _choose(store: CassetteStore, options: VerifyOptions) -> dict[int, CallRecor
             raise UsageError(
                 f"{store.path} has no call {number}; it has {len(calls)}, numbered from 0"
             )
-    return {number: calls[number] for number in sorted({*options.calls} or range(len(calls)))}
+        if calls[number].endpoint == "opaque":
+            raise UsageError(
+                f"call {number} of {store.path} was kept as it was for {calls[number].model}: only "
+                "the program that made it can ask it again, in mode verify"
+            )
+    asked = [number for number, call in enumerate(calls) if call.endpoint != "opaque"]
+    if not asked:
+        raise UsageError(
+            f"{store.path} holds only calls that were kept as they were: run the program that "
+            "made them in mode verify"
+        )
+    return {number: calls[number] for number in sorted({*options.calls} or asked)}
 
 
 def _targets(

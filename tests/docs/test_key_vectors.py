@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm_repro.errors import RequestError
-from swarm_repro.model import ModelBinding
+from swarm_repro.model import ModelBinding, hosted_binding
 from swarm_repro.request import Request, content_seed, event_seed
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +225,60 @@ def key(model, endpoint, body, seed):
         return "sr1:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
     except UnicodeEncodeError as error:
         raise NoKeyError from error
+
+
+#: Source: key.md, "Opaque calls".
+_OPAQUE = (REFERENCE / "key.md").read_text("utf-8").partition("### Opaque calls")[2]
+KEPT_BELOW = set(_names(_OPAQUE.partition("is called")[2].partition(", and below")[0]))
+TOOL_USES = {"tool_use", "server_tool_use", "mcp_tool_use"}
+
+
+def kept_where_named(name, value):
+    if name in KEPT_BELOW:
+        return Kept(value)
+    if isinstance(value, list):
+        return [kept_where_named("", item) for item in value]
+    if isinstance(value, dict):
+        is_use = value.get("type") in TOOL_USES
+        return {
+            n: Kept(v) if is_use and n == "input" else kept_where_named(n, v)
+            for n, v in value.items()
+        }
+    return value
+
+
+def opaque_identity(host, path, body):
+    method, _, target = path.partition(" ")
+    path, _, query = target.partition("?")
+    body = {n: kept_where_named(n, v) for n, v in body.items()}
+    return encode(
+        {
+            "capture": {},
+            "endpoint": "opaque",
+            "sampling": {},
+            "seed": None,
+            "template": None,
+            "unknown": {},
+            "model": {"kind": "hosted", "host": host},
+            "input": {"body": body, "method": method, "path": path, "query": query},
+        }
+    )
+
+
+@pytest.mark.parametrize("vector", VECTORS["opaque"], ids=lambda vector: vector["name"])
+def test_both_implementations_compute_the_keys_of_opaque_calls(vector):
+    request = Request("opaque", hosted_binding(vector["host"]), vector["path"], vector["body"])
+    assert request.identity(seed=None).decode("utf-8") == vector["identity"]
+    assert request.asked_key == vector["key"]
+    again = opaque_identity(vector["host"], vector["path"], vector["body"])
+    assert again == vector["identity"]
+    assert "sr1:" + hashlib.sha256(again.encode("utf-8")).hexdigest() == vector["key"]
+
+
+def test_keys_of_opaque_calls_are_all_different():
+    keys = [vector["key"] for vector in VECTORS["opaque"]]
+    assert len(set(keys)) == len(keys) > 3
+    assert {"tools", "schema", "arguments"} <= KEPT_BELOW
 
 
 def derived(*parts):
