@@ -42,7 +42,8 @@ def added_ms(way: str, scenario: Path, folder: Path) -> list[float]:
     Returns:
         For each call, milliseconds it took beyond what the stub and the connection took.
     """
-    from swarm_repro.session import Mode, Session
+    from swarm_repro.mode import Mode
+    from swarm_repro.session import Session
     from swarm_repro.simulation.plan import RunOptions
     from swarm_repro.simulation.run import run_scenario
 

@@ -80,7 +80,7 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
         CPU seconds of the simulation, without imports.
     """
     if way == "replay":
-        from swarm_repro.session import Mode
+        from swarm_repro.mode import Mode
         from swarm_repro.simulation import swarm
         from swarm_repro.simulation.plan import RunOptions
         from swarm_repro.simulation.run import run_scenario

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from swarm_repro.caller import scope
     from swarm_repro.completion import Completion, TokenUsage
     from swarm_repro.errors import ExitCode, ReplayMiss, SessionTripped, SwarmReproError
+    from swarm_repro.mode import Mode
     from swarm_repro.serving.health import check_llama_server, require_llama_server
-    from swarm_repro.session import Mode, Session
+    from swarm_repro.session import Session
     from swarm_repro.use import use_cassette
 
 _HOMES = {
@@ -26,7 +27,7 @@ _HOMES = {
     "ExitCode": "errors",
     "LlamaCpp": "backends.llama_cpp",
     "LlamaServer": "backends.llama_server",
-    "Mode": "session",
+    "Mode": "mode",
     "ReplayMiss": "errors",
     "Session": "session",
     "SessionTripped": "errors",

@@ -17,7 +17,8 @@ from swarm_repro.errors import (
     UnplayedCallsError,
     UsageError,
 )
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 
 
 def header_of(

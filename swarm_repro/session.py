@@ -13,10 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from enum import Enum
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
+from swarm_repro.bindings import Bindings
 from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore
@@ -27,7 +27,6 @@ from swarm_repro.completion import (
     same_but_volatile,
 )
 from swarm_repro.difference import differences
-from swarm_repro.environment import Environment
 from swarm_repro.errors import (
     BackendError,
     CassetteAccessError,
@@ -42,7 +41,8 @@ from swarm_repro.errors import (
 from swarm_repro.inflight import Answered, InFlight
 from swarm_repro.ledger import Failure, Ledger, PendingCall, Verified
 from swarm_repro.miss import explain_miss, explain_unknown_model
-from swarm_repro.model import ModelBinding, require_same_model
+from swarm_repro.mode import Mode
+from swarm_repro.model import ModelBinding
 from swarm_repro.places import Places
 from swarm_repro.request import SAMPLED, Endpoint, Request
 
@@ -60,26 +60,6 @@ _Sent = TypeVar("_Sent", bound=_HasStatus)
 #: Waits before another try with the same bytes, in seconds, after a refused connection, a reset or
 #: an HTTP 503: an hour's recording does not end for a hiccup.
 _HICCUP_WAITS_S = (0.2, 1.0, 3.0)
-
-
-class Mode(str, Enum):
-    """What a session does with a call."""
-
-    REPLAY = "replay"
-    RECORD = "record"
-    AUTO = "auto"
-    LIVE = "live"
-    VERIFY = "verify"
-
-    @property
-    def calls_model(self) -> bool:
-        """Whether a model may be called at all."""
-        return self is not Mode.REPLAY
-
-    @property
-    def writes(self) -> bool:
-        """Whether the cassette is written."""
-        return self in (Mode.RECORD, Mode.AUTO)
 
 
 class Session:
@@ -135,8 +115,7 @@ class Session:
         self._store = store
         self._places = Places(header, run_seed=run_seed)
         self._in_flight = InFlight()
-        self._bound: dict[tuple[str, str], Bound] = {}
-        self._unbound: dict[str, SwarmReproError] = {}
+        self._bindings = Bindings(mode=mode, strict=header.strict, store=store)
         self._tripped: SessionTripped | None = None
         self._cause: SwarmReproError | None = None
         self._lock = threading.RLock()
@@ -154,12 +133,12 @@ class Session:
     @property
     def cause(self) -> SwarmReproError | None:
         """An error, not a miss, that ended the session or left a model unknown to the end."""
-        return self._cause or next(iter(self._unbound.values()), None)
+        return self._cause or self._bindings.unknown
 
     @property
     def bindings(self) -> list[ModelBinding]:
         """The models that were asked."""
-        return [bound.binding for bound in self._bound.values()]
+        return self._bindings.known()
 
     def bind(self, name: str, backend: Backend) -> Bound:
         """Find the model a name stands for.
@@ -179,31 +158,13 @@ class Session:
         """
         with self._lock:
             self._raise_if_tripped()
-            key = (name, backend.address if self.mode.calls_model else "")
-            bound = self._bound.get(key)
-            if bound is not None:
-                return bound
-            recorded = self._store.binding(name) if self._store else None
-            if not self.mode.calls_model:
-                if recorded is None:
-                    self.miss(explain_unknown_model(name, self._require_store()))
-                bound = Bound(binding=_present(recorded), environment=None)
-            else:
-                try:
-                    if self.header.strict:
-                        backend.check_strict()
-                    bound = backend.identify(name)
-                    if recorded is not None:
-                        require_same_model(recorded, bound.binding, defaults=self.mode is Mode.AUTO)
-                    for (other, _), known in self._bound.items():
-                        if other == name:
-                            require_same_model(known.binding, bound.binding, defaults=True)
-                except SwarmReproError as error:
-                    self._unbound[name] = error
-                    self._fail_session(error)
-                    raise
-            self._unbound.pop(name, None)
-            self._bound[key] = bound
+            try:
+                bound = self._bindings.find(name, backend)
+            except SwarmReproError as error:
+                self._fail_session(error)
+                raise
+            if bound is None:
+                self.miss(explain_unknown_model(name, self._require_store()))
             return bound
 
     def call(
@@ -556,7 +517,7 @@ class Session:
 
     def _record(self, call: PendingCall, answered: Answered, *, shared: bool) -> None:
         binding = call.sent.binding
-        environment = self._environment_of(binding)
+        environment = self._bindings.environment_of(binding)
         self._require_store().add(
             CallRecord.make(
                 request=call.sent,
@@ -576,14 +537,6 @@ class Session:
             environment,
         )
 
-    def _environment_of(self, binding: ModelBinding) -> Environment:
-        """Where a model answers; two backends may have equal models, with other settings."""
-        known = [bound for bound in self._bound.values() if bound.environment is not None]
-        found = next((bound for bound in known if bound.binding is binding), None) or next(
-            bound for bound in known if bound.binding == binding
-        )
-        return _present(found.environment)
-
     def _compare(
         self, call: PendingCall, completion: Completion, prompt_sha256: str | None
     ) -> Completion:
@@ -594,7 +547,7 @@ class Session:
         recorded = self._require_store().completion_of(call.recorded)
         prompts = (call.recorded.prompt_sha256, prompt_sha256)
         prompt_differs = None not in prompts and prompts[0] != prompts[1]
-        environment = self._environment_of(call.sent.binding)
+        environment = self._bindings.environment_of(call.sent.binding)
         self.ledger.verified.append(
             Verified(call.sent, call.recorded, completion, prompt_differs, environment)
         )

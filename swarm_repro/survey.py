@@ -20,7 +20,8 @@ from swarm_repro.compare.causes import ABSENT, Cause, Edit, settings_causes, tex
 from swarm_repro.completion import Completion
 from swarm_repro.errors import ExitCode
 from swarm_repro.ledger import PendingCall
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.plan import Plan, RunOptions, make_plan

@@ -15,8 +15,9 @@ from swarm_repro.errors import UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import intercept_llama_cpp
 from swarm_repro.intercept.routes import Belonging
+from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of, one_of, open_session
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 
 _F = TypeVar("_F", bound=Callable[..., object])
 

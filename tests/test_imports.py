@@ -18,10 +18,10 @@ PACKAGE = Path(swarm_repro.__file__).parent
 #: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
 #: one layer know nothing of each other. Source: docs/explanation/architecture.md.
 LAYERS: list[list[set[str]]] = [
-    [{"errors", "canonical", "sampling", "printable", "dialects"}],
+    [{"errors", "canonical", "sampling", "printable", "dialects", "mode"}],
     [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
     [{"cassette"}, {"backends"}, {"serving"}],
-    [{"ledger", "places", "inflight", "miss", "session"}],
+    [{"bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
     [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
@@ -162,7 +162,8 @@ def test_a_replay_through_a_session_imports_neither_openai_nor_llama_cpp(tmp_pat
     path = tmp_path / "c.jsonl"
     small_cassette(path)
     program = (
-        "from pathlib import Path; from swarm_repro.session import Mode, Session; "
+        "from pathlib import Path; from swarm_repro.mode import Mode; "
+        "from swarm_repro.session import Session; "
         "from swarm_repro.cassette.store import open_for_replay; "
         f"store = open_for_replay(Path({str(path)!r})); "
         "Session(mode=Mode.REPLAY, header=store.header, store=store)"

@@ -11,7 +11,7 @@ import click
 
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.report import finish
-from swarm_repro.session import Mode
+from swarm_repro.mode import Mode
 
 
 @click.command("demo")

@@ -158,8 +158,8 @@ def _run_command(
     require_extra()
     from swarm_repro.endpoint.child import child_environment, run_child, upstream_from_environment
     from swarm_repro.endpoint.server import Endpoint, Settings
+    from swarm_repro.mode import Mode
     from swarm_repro.opening import conclude, header_of
-    from swarm_repro.session import Mode
 
     endpoint = Endpoint(
         Settings(

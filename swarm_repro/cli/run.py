@@ -12,7 +12,7 @@ from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import RunProgress
 from swarm_repro.cli.report import finish
 from swarm_repro.errors import UsageError
-from swarm_repro.session import Mode
+from swarm_repro.mode import Mode
 
 if TYPE_CHECKING:
     from swarm_repro.simulation.plan import RunOptions

@@ -69,8 +69,8 @@ def command(
     require_extra()
     from swarm_repro.endpoint.app import status_of
     from swarm_repro.endpoint.server import Endpoint, Settings
+    from swarm_repro.mode import Mode
     from swarm_repro.opening import conclude, header_of
-    from swarm_repro.session import Mode
 
     endpoint = Endpoint(
         Settings(

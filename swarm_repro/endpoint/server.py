@@ -20,8 +20,9 @@ from swarm_repro.endpoint.upstream import Upstream
 from swarm_repro.errors import UsageError
 from swarm_repro.intercept.http import HttpInterceptor
 from swarm_repro.intercept.routes import Belonging
+from swarm_repro.mode import Mode
 from swarm_repro.opening import open_session
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 
 #: How long requests in flight may take to end when the endpoint is stopped, in seconds.
 _GRACE_S = 10

@@ -14,7 +14,8 @@ from typing import Any
 from swarm_repro.errors import BackendError
 from swarm_repro.intercept.exchange import Came, Exchange
 from swarm_repro.ledger import PendingCall
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 
 #: What the last piece of a stream holds, whichever API it is of; a false alarm only holds the rest
 #: of a stream back until it is whole.

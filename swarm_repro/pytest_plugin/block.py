@@ -16,8 +16,9 @@ import pytest
 from swarm_repro.canonical import text_sha256
 from swarm_repro.errors import CassetteAccessError, SessionTripped, SwarmReproError
 from swarm_repro.intercept.network import refuse_network
+from swarm_repro.mode import Mode
 from swarm_repro.pytest_plugin.names import MARKER, default_path, marked_path, name_of
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from swarm_repro.use import use_cassette
 
 #: How long a test waits for others that record into the same cassette, in seconds.

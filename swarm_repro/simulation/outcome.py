@@ -14,7 +14,8 @@ from typing import Any
 from swarm_repro.cassette.records import RunRecord
 from swarm_repro.cassette.store import CassetteStore, Changes
 from swarm_repro.errors import ExitCode
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.plan import Plan

@@ -9,7 +9,7 @@ from pathlib import Path
 from swarm_repro import __version__
 from swarm_repro.cassette.records import Header
 from swarm_repro.errors import CassetteAccessError, UsageError
-from swarm_repro.session import Mode
+from swarm_repro.mode import Mode
 from swarm_repro.simulation.scenario import Scenario, load_scenario
 
 

@@ -27,7 +27,8 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.ledger import PendingCall
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.outcome import (

@@ -10,7 +10,7 @@ import pytest
 
 from swarm_repro.cassette.reader import read_cassette, read_part
 from swarm_repro.cassette.store import part_path
-from swarm_repro.session import Mode
+from swarm_repro.mode import Mode
 from tests.core.making import TinyModel, ask, recording, replaying
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,8 @@ import resource, sys
 from pathlib import Path
 from swarm_repro.errors import SwarmReproError
 from swarm_repro.cassette.store import open_for_recording
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from tests.core.making import HEADER, TinyModel, ask, make_run
 
 path, when, room, trips = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "run"

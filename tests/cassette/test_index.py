@@ -10,7 +10,7 @@ import pytest
 from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
-from swarm_repro.session import Mode
+from swarm_repro.mode import Mode
 from tests.core.making import TinyModel, ask, recording, small_cassette
 from tests.support.command import ROOT
 

@@ -16,7 +16,8 @@ from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.reader import Cassette, read_cassette, read_part
 from swarm_repro.cassette.store import open_for_recording, open_for_replay, part_path
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from tests.core.making import (
     HEADER,
     LONG,

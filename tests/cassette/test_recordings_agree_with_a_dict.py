@@ -30,7 +30,8 @@ from swarm_repro.cassette.store import (
 )
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendResponseError, CassetteAccessError, ReplayMiss
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from tests.core.making import LONG, TinyModel, ask, make_environment, make_run
 
 #: What a call is known by here: scope, prompt, repeat. The machine never looks at a key.

@@ -18,7 +18,8 @@ from swarm_repro.errors import (
     ModelConflictError,
     SwarmReproError,
 )
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from tests.core.making import (
     DEFAULTS,
     HEADER,

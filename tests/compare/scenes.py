@@ -10,8 +10,9 @@ from swarm_repro.caller import scope
 from swarm_repro.cassette.records import At, Header, SeedPolicy
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.completion import Completion
+from swarm_repro.mode import Mode
 from swarm_repro.request import Endpoint, Request
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from tests.core.making import PATH, TinyModel, completion_of, make_run
 
 

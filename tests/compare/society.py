@@ -12,8 +12,9 @@ from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.records import Header
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.compare.judge import Comparison
+from swarm_repro.mode import Mode
 from swarm_repro.request import Request
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from tests.core.making import PATH, TinyModel, completion_of, make_run
 
 AGENTS = ("ada", "ben", "cleo")

@@ -29,9 +29,10 @@ from swarm_repro.errors import (
     StrictModeError,
     UsageError,
 )
+from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding
 from swarm_repro.request import Request
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from tests.core.making import (
     TinyModel,
     ask,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from swarm_repro.compare.verify_run import verify_report
-from swarm_repro.session import Mode, Session
+from swarm_repro.mode import Mode
+from swarm_repro.session import Session
 from tests.core.making import TinyModel, ask, make_environment, recording, replaying
 
 

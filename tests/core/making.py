@@ -18,9 +18,10 @@ from swarm_repro.cassette.records import Artifact, CallId, Header, RunRecord
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment
+from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding, ModelIdentity
 from swarm_repro.request import Request
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 
 NAME = "tiny"
 PATH = "/v1/chat/completions"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from swarm_repro.endpoint.server import Endpoint, Settings
+from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of
-from swarm_repro.session import Mode
 
 CHAT = "/v1/chat/completions"
 

@@ -172,7 +172,7 @@ def test_calls_outside_a_simulation_and_two_environments(tmp_path: Path) -> None
 
 
 def test_runs_with_other_seeds_are_epochs_of_the_samples(tmp_path: Path) -> None:
-    from swarm_repro.session import Mode
+    from swarm_repro.mode import Mode
 
     path = tmp_path / "c.jsonl"
     for seed in (7, 8):

@@ -20,8 +20,9 @@ from swarm_repro.cassette.records import Header
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import same_but_volatile
 from swarm_repro.errors import BackendResponseError, ReplayMiss, RequestError
+from swarm_repro.mode import Mode
 from swarm_repro.serving.state import StartedServer, find_started_server
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from swarm_repro.weights import hash_file
 from tests.conftest import threads
 

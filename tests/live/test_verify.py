@@ -20,9 +20,10 @@ from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.compare.parting import logprob_drift, part
 from swarm_repro.compare.tokens import read_tokens
 from swarm_repro.completion import Completion
+from swarm_repro.mode import Mode
 from swarm_repro.serving.llama_server import running_server
 from swarm_repro.serving.state import StartedServer, find_started_server
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from tests.conftest import threads
 from tests.support.command import swarm_repro
 

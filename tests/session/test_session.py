@@ -27,8 +27,9 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.ledger import PendingCall
+from swarm_repro.mode import Mode
 from swarm_repro.request import Request, content_seed, event_seed
-from swarm_repro.session import Mode, Session
+from swarm_repro.session import Session
 from tests.core.making import (
     HEADER,
     TinyModel,
