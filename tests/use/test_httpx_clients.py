@@ -8,6 +8,7 @@ import functools
 import importlib
 import itertools
 import os
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -284,3 +285,23 @@ def test_a_client_of_a_replay_is_set_up_once_for_all_threads(
             thread.join()
         assert len(set(answers)) == 4
         one.close()
+
+
+def test_a_replay_builds_no_tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.jsonl"
+    with running_stub() as stub, use_cassette(path, mode="record"):
+        httpx.post(stub.base_url + CHAT, json=BODY)
+    made: list[object] = []
+    original = ssl.SSLContext.__new__
+
+    def counting(cls: type[ssl.SSLContext], *args: object, **kwargs: object) -> ssl.SSLContext:
+        made.append(cls)
+        return original(cls, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ssl.SSLContext, "__new__", counting)
+    with use_cassette(path):
+        with openai.OpenAI(base_url="https://example.com/v1", api_key="none") as one:
+            one.chat.completions.create(model="stub", messages=BODY["messages"])  # type: ignore[arg-type]
+    assert made == []
+    httpx.HTTPTransport().close()
+    assert made
