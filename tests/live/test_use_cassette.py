@@ -182,3 +182,21 @@ def test_embeddings_are_replayed(tmp_path: Path, model_path: Path) -> None:
     assert call.endpoint == "embedding"
     with use_cassette(path):
         assert embed(NOWHERE) == recorded
+
+
+def test_more_than_one_answer_to_a_call_is_replayed(tmp_path: Path, model_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+
+    def ask(url: str) -> list[str | None]:
+        with client(url) as one:
+            answer = one.chat.completions.create(**ASK, n=2)
+        return [choice.message.content for choice in answer.choices]
+
+    two_slots = {"profile": "default-1slot", "parallel": 2}
+    with running_server(model_path, n_ctx=1024, threads=threads(), **two_slots) as server:
+        use = use_cassette(path, mode="record")
+        with use:
+            recorded = ask(server.base_url)
+    assert len(recorded) == 2
+    with use_cassette(path):
+        assert ask(NOWHERE) == recorded
