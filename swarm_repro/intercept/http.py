@@ -25,6 +25,9 @@ from swarm_repro.request import Endpoint
 from swarm_repro.serving.state import find_started_server
 from swarm_repro.session import Session
 
+#: Addresses whose routes are remembered.
+_MOST_ROUTES = 1024
+
 
 @contextmanager
 def intercept_http(
@@ -69,6 +72,7 @@ class HttpInterceptor:
         self._belonging = belonging or Belonging()
         self._passes = passes
         self._backends: dict[str, Backend] = {}
+        self._routes: dict[tuple[str, str], Route | None] = {}
         self._process = os.getpid()
 
     @property
@@ -139,9 +143,11 @@ class HttpInterceptor:
     def _route(self, http: Any) -> Route | None:
         """Where a request goes; None for one that is no model call and passes."""
         url = str(http.url)
-        route = self._belonging.route(http.method, url)
-        shown = f"{http.method} {url.partition('?')[0]}"
+        key = (http.method, url)
+        # A program asks the same few addresses again and again.
+        route = self._routes[key] if key in self._routes else self._find_route(key)
         if route is None:
+            shown = _shown(*key)
             if self._passes and self._session.mode.calls_model:
                 return None
             self._session.refuse(
@@ -152,9 +158,15 @@ class HttpInterceptor:
         if os.getpid() != self._process:
             # Neither locks nor helper threads of the session work in a fork.
             raise UsageError(
-                f"{shown} comes from a process that was forked while a cassette was in use, and "
-                "cannot belong to it: make model calls in threads"
+                f"{_shown(*key)} comes from a process that was forked while a cassette was in use, "
+                "and cannot belong to it: make model calls in threads"
             )
+        return route
+
+    def _find_route(self, key: tuple[str, str]) -> Route | None:
+        if len(self._routes) >= _MOST_ROUTES:
+            self._routes.clear()
+        route = self._routes[key] = self._belonging.route(*key)
         return route
 
     def _asked(self, route: Route, http: Any, data: bytes) -> _Asked:
@@ -206,6 +218,11 @@ class _Asked(TypedDict):
     model: str
     path: str
     body: Mapping[str, object]
+
+
+def _shown(method: str, url: str) -> str:
+    """A request for a message, without its query, which may hold a secret."""
+    return f"{method} {url.partition('?')[0]}"
 
 
 @contextmanager
