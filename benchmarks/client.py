@@ -1,6 +1,6 @@
 """What one call through the openai client costs in a replay, as ratios in one run.
 
-    python benchmarks/client.py [--calls 300] [--rounds 5] [--no-peers]
+    python benchmarks/client.py [--calls 300] [--rounds 9] [--no-peers]
 
 The same client asks the same requests of
 
@@ -9,8 +9,9 @@ The same client asks the same requests of
 * vcrpy and cassetter, matching bodies, each in an environment of its own, with 10 and 1,000 calls
   that they recorded from the stub themselves.
 
-Every way has a process of its own. Wall time a call: of each process the median, and the best of
-several rounds in which all ways take turns, since a shared machine is now fast, now slow.
+Every way has a process of its own, with one client. Wall time a call: the median of each process.
+The ways take turns for several rounds, since a shared machine is now fast, now slow; a ratio is the
+median of the ratios within each round.
 """
 
 from __future__ import annotations
@@ -171,19 +172,19 @@ def time_calls(url: str, calls: int, size: int, cassette: Path | None) -> float:
     count = min(calls, size)
     rounds = max(1, calls // count)
     durations: list[float] = []
-    for _ in range(rounds):
-        # A recorded call is there once: each round is a replay of its own.
-        use: Any = nullcontext() if cassette is None else use_cassette(cassette)
-        if cassette is not None:
-            use.begin()
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        for _ in range(rounds):
+            # A recorded call is there once: each round is a replay of its own.
+            use: Any = nullcontext() if cassette is None else use_cassette(cassette)
+            if cassette is not None:
+                use.begin()
             for number in range(count):
                 body = body_of(number * 7919 % size)
                 start = time.perf_counter()
                 client.chat.completions.create(**body)
                 durations.append(time.perf_counter() - start)
-        if cassette is not None:
-            use.end(judge=False)
+            if cassette is not None:
+                use.end(judge=False)
     return statistics.median(durations[len(durations) // 10 :])
 
 
@@ -230,7 +231,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--worker", nargs=4, metavar=("URL", "CALLS", "SIZE", "CASSETTE"))
     options = parser.parse_args()
@@ -261,14 +262,16 @@ def main() -> None:
                 stub_s.append(in_process_of_its_own(url, options.calls, 1_000, "-"))
                 for size, path in paths.items():
                     replay_s[size].append(in_process_of_its_own(url, options.calls, size, path))
-            base = min(stub_s)
+            base = statistics.median(stub_s)
 
-            def show(name: str, size: int, seconds: float) -> None:
-                print(f"{name:<10} {size:>9}   {seconds * 1000:>9.2f}   {seconds / base:>13.2f}")
+            def show(name: str, size: int, seconds: float, ratio: float | None = None) -> None:
+                ratio = seconds / base if ratio is None else ratio
+                print(f"{name:<10} {size:>9}   {seconds * 1000:>9.2f}   {ratio:>13.2f}", flush=True)
 
             show("stub", 1_000, base)
-            for size in SIZES:
-                show("replay", size, min(replay_s[size]))
+            for size, found in replay_s.items():
+                ratios = [one / stub for one, stub in zip(found, stub_s, strict=True)]
+                show("replay", size, statistics.median(found), statistics.median(ratios))
             if not options.no_peers:
                 peers(folder, url, options.calls, show)
         finally:
