@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from types import FrameType
 
 from swarm_repro.errors import BackendError, ExitCode, SwarmReproError, UsageError
 from swarm_repro.serving.profiles import FieldValue, common_params_fields
+from swarm_repro.weights import require_gguf
 
 #: llama-server's port when it is given none.
 _DEFAULT_PORT = 8080
@@ -48,6 +50,8 @@ def _serve(fields: Mapping[str, FieldValue]) -> None:
         ) from error
     if "model.path" not in fields:
         raise UsageError("no model; give its file with -m")
+    # The library says no more than "failed to load", and its log may come after our line.
+    require_gguf(Path(str(fields["model.path"])))
     if fields.get("device") == "none":
         _refuse_gpu(xllamacpp.get_device_info())
     params = xllamacpp.CommonParams()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.errors import UsageError
+from swarm_repro.errors import ExitCode, UsageError
 from swarm_repro.serving import xllamacpp_server
 from swarm_repro.serving.profiles import (
     CPU_STRICT,
@@ -146,7 +146,7 @@ def test_the_library_server_says_what_is_wrong_in_one_line(tmp_path: Path) -> No
     for flags, code, why in (
         (["--nonsense"], 2, "--nonsense"),
         ([], 2, "give its file with -m"),
-        (["-m", str(tmp_path / "none.gguf"), "--port", "0"], 4, "none.gguf"),
+        (["-m", str(tmp_path / "none.gguf"), "--port", "0"], 2, "no model at"),
     ):
         ended = subprocess.run(
             [sys.executable, "-m", "swarm_repro.serving.xllamacpp_server", *flags],
@@ -154,8 +154,24 @@ def test_the_library_server_says_what_is_wrong_in_one_line(tmp_path: Path) -> No
             text=True,
             check=False,
         )
-        last = ended.stderr.splitlines()[-1]
-        assert (ended.returncode, last.startswith("error: "), why in last) == (code, True, True)
+        (line,) = ended.stderr.splitlines()
+        assert (ended.returncode, line.startswith("error: "), why in line) == (code, True, True)
+
+
+def test_the_library_server_says_that_a_broken_model_was_not_served(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF and nothing more")
+    flags = ["-m", str(broken), "--port", "0"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "swarm_repro.serving.xllamacpp_server", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The library's own log is written by a thread of its own, before and after that line.
+    assert ended.returncode == ExitCode.BACKEND, ended.stderr
+    assert f"error: llama.cpp could not serve {broken}: " in ended.stderr
 
 
 def test_no_gpu_asked_where_there_is_one_is_refused_by_the_library_server() -> None:
