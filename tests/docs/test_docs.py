@@ -53,7 +53,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    # A reader's folder need not configure pytest-asyncio, which warns of that.
+    allowed = 'ignore:The configuration option "asyncio_default_fixture_loop_scope" is unset'
+    monkeypatch.setenv("PYTHONWARNINGS", f"error,{allowed}")
     return folder
 
 
