@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any
@@ -108,10 +107,10 @@ class StreamedAnswer(Response):
                 await self._send(send)
             except self._library.TransportError as error:
                 broken = error
-            except OSError:
-                pass  # the client has gone: the server says so by this
             finally:
-                await self._close(sys.exc_info()[1])
+                # Closed by a cancellation, the stream gives the call up.
+                with anyio.CancelScope(shield=True):
+                    await self._stream.aclose()
                 group.cancel_scope.cancel()
         if broken is not None:
             raise BrokenStreamError(str(broken))
@@ -127,10 +126,3 @@ class StreamedAnswer(Response):
         async for part in self._stream:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _close(self, error: BaseException | None) -> None:
-        with anyio.CancelScope(shield=True):
-            if error is None:
-                await self._stream.aclose()
-            else:
-                await self._stream.abandon(error)

@@ -265,11 +265,6 @@ def _async_stream(library: ModuleType) -> Any:
                 self._reception.give_up(error)
                 raise
 
-        async def abandon(self, error: BaseException) -> None:
-            """Close, and record nothing: whoever read this will not have seen the end."""
-            self._reception.give_up(error)
-            await self._reception.came.response.aclose()
-
         async def aclose(self) -> None:
             reception = self._reception
             interruption = _interruption()

@@ -176,6 +176,34 @@ def test_a_client_that_goes_away_leaves_no_call_and_its_retry_takes_the_place(
     assert [(call.i, call.n) for call in read_cassette(path).calls.values()] == [(0, 0)]
 
 
+def test_a_client_that_goes_away_without_reading_leaves_no_call(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    arrived, may_end = threading.Semaphore(0), threading.Event()
+
+    def more_than_buffers_hold(asked: Asked) -> None:
+        asked.begin_stream()
+        arrived.release()
+        for _ in range(64):
+            asked.send(b"data: %s\n\n" % (b"x" * 2**20))
+        assert may_end.wait(20)
+        asked.send(DONE)
+        asked.end_stream()
+
+    with scripted_server(more_than_buffers_hold) as server:
+        with serving(path, "record", upstream=server.root) as endpoint:
+            data = json.dumps(ask_body("hi", stream=True)).encode()
+            with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
+                client.sendall(
+                    b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s"
+                    % (CHAT.encode(), len(data), data)
+                )
+                assert arrived.acquire(timeout=20)
+                assert client.recv(4096)
+            wait_until(lambda: not endpoint.session.in_flight())
+            may_end.set()
+    assert not read_cassette(path).calls
+
+
 def test_an_upstream_that_dies_in_mid_stream_is_seen_and_not_recorded(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
 

@@ -169,6 +169,51 @@ def test_a_task_that_is_cancelled_while_it_reads_has_no_call(tmp_path: Path) -> 
     assert [(call.i, call.n) for call in read_cassette(path).calls.values()] == [(0, 0)]
 
 
+def test_a_task_that_is_cancelled_between_pieces_has_no_call(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    held = Held([*PIECES, DONE])
+
+    async def impatient(root: str) -> None:
+        seen = asyncio.Event()
+
+        async def read() -> None:
+            async with (
+                httpx.AsyncClient() as one,
+                one.stream("POST", root + CHAT, json=BODY) as response,
+            ):
+                async for _ in response.aiter_bytes():
+                    seen.set()
+                    await asyncio.Event().wait()
+
+        held.may_go_on.release()
+        async with use_cassette(path, mode="record") as session:
+            reading = asyncio.create_task(read())
+            await seen.wait()
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            # The server still holds the rest back: nobody has waited for it.
+            assert session.waiting() is None
+
+    with scripted_server(held) as server:
+        asyncio.run(impatient(server.root))
+    assert not read_cassette(path).calls
+
+
+def test_a_program_that_is_interrupted_between_pieces_has_no_call(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    held = Held([*PIECES, DONE])
+    held.may_go_on.release()
+    with scripted_server(held) as server, use_cassette(path, mode="record") as session:
+        with pytest.raises(KeyboardInterrupt):
+            with httpx.stream("POST", server.root + CHAT, json=BODY) as response:
+                pieces = response.iter_bytes()
+                for _ in pieces:
+                    raise KeyboardInterrupt
+        assert session.waiting() is None
+    assert not read_cassette(path).calls
+
+
 @pytest.mark.parametrize(
     "last",
     [
