@@ -265,9 +265,11 @@ def _naming_errors(library: Any) -> Iterator[None]:
     except SessionTripped as tripped:
         raise _Refused(503, str(tripped), "session_over") from tripped
     except library.TimeoutException as error:
-        raise _Refused(504, f"the upstream did not answer in time: {error}", "timeout") from error
+        why = str(error) or type(error).__name__
+        raise _Refused(504, f"the upstream did not answer in time: {why}", "timeout") from error
     except library.TransportError as error:
-        raise _Refused(502, f"no answer from the upstream: {error}", "unreachable") from error
+        why = str(error) or type(error).__name__
+        raise _Refused(502, f"no answer from the upstream: {why}", "unreachable") from error
     except BackendError as error:
         raise _Refused(502, str(error), "upstream") from error
     except (CassetteAccessError, CassetteDamagedError) as error:

@@ -256,6 +256,11 @@ def test_other_apis_are_served_under_their_hosts_name(tmp_path: Path) -> None:
 def test_many_clients_record_each_answer_once_and_right_then_replay_them(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     clients, each = 64, 6
+    all_wait = threading.Barrier(clients, timeout=60)
+
+    def slow(asked: Asked) -> None:
+        all_wait.wait()
+        echo(asked)
 
     async def one_client(one: Any, root: str, name: str) -> list[tuple[str, str]]:
         said = []
@@ -263,7 +268,7 @@ def test_many_clients_record_each_answer_once_and_right_then_replay_them(tmp_pat
             body = ask_body(f"{name} {number}", seed=number, stream=number % 2 == 1)
             headers = {"x-swarm-repro-scope": name}
             answer = await one.post(root + CHAT, json=body, headers=headers, timeout=120)
-            assert answer.status_code == 200
+            assert answer.status_code == 200, answer.text
             said.append((f"{name} {number}", answer.text))
         return said
 
@@ -273,7 +278,7 @@ def test_many_clients_record_each_answer_once_and_right_then_replay_them(tmp_pat
             found = await asyncio.gather(*(one_client(one, root, name) for name in names))
         return [pair for said in found for pair in said]
 
-    with scripted_server(echo) as server:
+    with scripted_server(slow) as server:
         with serving(path, "record", upstream=server.root) as endpoint:
             recorded = asyncio.run(at_once(endpoint.root))
         assert len(server.calls(CHAT)) == clients * each

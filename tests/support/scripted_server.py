@@ -101,8 +101,11 @@ def scripted_server(answer: Callable[[Asked], None]) -> Iterator[ScriptedServer]
 
         do_GET = do_POST = _any
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # more clients than any test has come at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     running = ScriptedServer(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
