@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swarm_repro.cassette.records import SEED_POLICIES
 from swarm_repro.cli.endpoint import require_extra, tell
 from swarm_repro.cli.hash_seed import pin_hash_seed
+from swarm_repro.cli.session_options import SessionOptions, session_options
 from swarm_repro.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ class _Command(click.Command):
         ctx.meta[_PROGRAM] = args[start:]
         return super().parse_args(ctx, args[:start])
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "(-m MODULE | SCRIPT | -- COMMAND) [ARGS]..."]
+
 
 def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
     """Where the program begins: at ``-m``, at ``--``, or at the second word that is no option."""
@@ -53,24 +56,9 @@ def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
     return place
 
 
-@click.command(
-    "exec", cls=_Command, options_metavar="[OPTIONS] (-m MODULE | SCRIPT | -- COMMAND) [ARGS]..."
-)
+@click.command("exec", cls=_Command)
 @click.argument("cassette", type=click.Path(path_type=Path))
-@click.option("--record", "mode", flag_value="record", help="Call the model, record every call.")
-@click.option("--replay", "mode", flag_value="replay", help="Call nothing; a miss fails the run.")
-@click.option("--auto", "mode", flag_value="auto", help="Replay what is recorded, record the rest.")
-@click.option("--live", "mode", flag_value="live", help="Call the model, write no cassette.")
-@click.option("--verify", "mode", flag_value="verify", help="Call, and compare with the recording.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
-@click.option(
-    "--seed-policy",
-    type=click.Choice(SEED_POLICIES),
-    default="as-is",
-    show_default=True,
-    help="How calls without a seed get one.",
-)
-@click.option("--strict", is_flag=True, help="Refuse a server that would answer otherwise again.")
+@session_options
 @click.option(
     "--tame",
     multiple=True,
@@ -80,20 +68,15 @@ def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
 @click.option("--upstream", metavar="URL", help="For a COMMAND: the server behind the endpoint.")
 @click.option("--hosted", is_flag=True, help="For a COMMAND: the upstream is no llama-server.")
 @click.option("--pass-others", is_flag=True, help="Let requests through that are no model calls.")
-@click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
 @click.pass_context
 def command(
     context: click.Context,
     cassette: Path,
-    mode: str | None,
-    seed: int,
-    seed_policy: str,
-    strict: bool,
+    options: SessionOptions,
     tame: tuple[str, ...],
     upstream: str | None,
     hosted: bool,
     pass_others: bool,
-    discard: bool,
 ) -> int:
     """Run a program, its model calls recorded in or replayed from CASSETTE.
 
@@ -105,17 +88,7 @@ def command(
     if words[:1] == ["--"]:
         if tame or pass_others:
             raise UsageError("--tame and --pass-others are for Python programs in this process")
-        return _run_command(
-            words[1:],
-            cassette,
-            mode,
-            seed=seed,
-            seed_policy=seed_policy,
-            strict=strict,
-            upstream=upstream,
-            hosted=hosted,
-            discard=discard,
-        )
+        return _run_command(words[1:], cassette, options, upstream=upstream, hosted=hosted)
     if upstream is not None or hosted:
         raise UsageError("--upstream and --hosted are for commands after --")
     if tame:
@@ -126,14 +99,14 @@ def command(
     find = _finder(words)
     use = use_cassette(
         cassette,
-        mode=mode,
-        seed=seed,
-        seed_policy=seed_policy,  # type: ignore[arg-type]
-        strict=strict,
+        mode=options.mode,
+        seed=options.seed,
+        seed_policy=options.seed_policy,
+        strict=options.strict,
         others="pass" if pass_others else "refuse",
-        discard=discard,
+        discard=options.discard,
     )
-    session = run_program(find, use, tame=tame, seed=seed)
+    session = run_program(find, use, tame=tame, seed=options.seed)
     tell(session)
     return 0
 
@@ -141,14 +114,10 @@ def command(
 def _run_command(
     words: Sequence[str],
     cassette: Path,
-    mode: str | None,
+    options: SessionOptions,
     *,
-    seed: int,
-    seed_policy: str,
-    strict: bool,
     upstream: str | None,
     hosted: bool,
-    discard: bool,
 ) -> int:
     """Run a command beside the endpoint; its own code, unless the cassette has more to say."""
     if not words:
@@ -158,18 +127,17 @@ def _run_command(
     require_extra()
     from swarm_repro.endpoint.child import child_environment, run_child, upstream_from_environment
     from swarm_repro.endpoint.server import Endpoint, Settings
-    from swarm_repro.mode import Mode
-    from swarm_repro.opening import conclude, header_of
+    from swarm_repro.opening import conclude
 
     endpoint = Endpoint(
         Settings(
             cassette=cassette,
-            mode=None if mode is None else Mode(mode),
-            header=header_of(seed_policy=seed_policy, strict=strict),
-            seed=seed,
+            mode=options.chosen_mode,
+            header=options.header,
+            seed=options.seed,
             upstream=upstream or upstream_from_environment(),
             hosted=hosted,
-            discard=discard,
+            discard=options.discard,
         )
     )
     try:

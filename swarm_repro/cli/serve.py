@@ -7,31 +7,18 @@ from pathlib import Path
 import click
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.records import SEED_POLICIES
 from swarm_repro.cli.endpoint import require_extra, tell
+from swarm_repro.cli.session_options import SessionOptions, session_options
 from swarm_repro.errors import UnplayedCallsError
 
 
 @click.command("serve")
 @click.argument("cassette", type=click.Path(path_type=Path))
-@click.option("--record", "mode", flag_value="record", help="Call the upstream, record every call.")
-@click.option("--replay", "mode", flag_value="replay", help="Call nothing; a miss is a 404.")
-@click.option("--auto", "mode", flag_value="auto", help="Replay what is recorded, record the rest.")
-@click.option("--live", "mode", flag_value="live", help="Call the upstream, write no cassette.")
-@click.option("--verify", "mode", flag_value="verify", help="Call, and compare with the recording.")
+@session_options
 @click.option("--upstream", metavar="URL", help="The server behind it.  [default: localhost:8080]")
 @click.option("--hosted", is_flag=True, help="The upstream is no llama-server.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 takes a free one.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the run.")
-@click.option(
-    "--seed-policy",
-    type=click.Choice(SEED_POLICIES),
-    default="as-is",
-    show_default=True,
-    help="How calls without a seed get one.",
-)
-@click.option("--strict", is_flag=True, help="Refuse a server that would answer otherwise again.")
 @click.option(
     "--token", envvar="SWARM_REPRO_TOKEN", help="What requests must bring; needed off loopback."
 )
@@ -44,22 +31,17 @@ from swarm_repro.errors import UnplayedCallsError
     metavar="BYTES",
     help="Limit of a request's body.",
 )
-@click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
 @click.option("--json", "as_json", is_flag=True, help="Print address and result as JSON lines.")
 def command(
     cassette: Path,
-    mode: str | None,
+    options: SessionOptions,
     upstream: str | None,
     hosted: bool,
     host: str,
     port: int,
-    seed: int,
-    seed_policy: str,
-    strict: bool,
     token: str | None,
     cors: tuple[str, ...],
     max_body: int,
-    discard: bool,
     as_json: bool,
 ) -> int:
     """Answer OpenAI-compatible requests from CASSETTE, or record them in it.
@@ -69,15 +51,14 @@ def command(
     require_extra()
     from swarm_repro.endpoint.app import status_of
     from swarm_repro.endpoint.server import Endpoint, Settings
-    from swarm_repro.mode import Mode
-    from swarm_repro.opening import conclude, header_of
+    from swarm_repro.opening import conclude
 
     endpoint = Endpoint(
         Settings(
             cassette=cassette,
-            mode=None if mode is None else Mode(mode),
-            header=header_of(seed_policy=seed_policy, strict=strict),
-            seed=seed,
+            mode=options.chosen_mode,
+            header=options.header,
+            seed=options.seed,
             upstream=upstream,
             hosted=hosted,
             host=host,
@@ -85,7 +66,7 @@ def command(
             token=token,
             cors=cors,
             max_body_bytes=max_body,
-            discard=discard,
+            discard=options.discard,
         )
     )
     try:
