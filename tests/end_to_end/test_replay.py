@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -100,7 +99,7 @@ def test_the_demo_has_agents_that_act() -> None:
         (("--seed", "42"), ("strict: true", "strict: false"), "repro settings are not those"),
     ],
 )
-def test_a_changed_experiment_is_a_miss_within_five_seconds(
+def test_a_changed_experiment_is_a_miss_that_says_what_changed(
     project: Path, arguments: tuple[str, ...], edit: tuple[str, str] | None, shown: str
 ) -> None:
     scenario = project / "scenarios" / "demo.yaml"
@@ -108,7 +107,6 @@ def test_a_changed_experiment_is_a_miss_within_five_seconds(
         text = scenario.read_text()
         assert edit[0] in text
         scenario.write_text(text.replace(*edit))
-    start = time.monotonic()
     result = swarm_repro(
         *("run", scenario, *arguments, "--replay", "--out", "out"),
         *("--cassette", "cassettes/demo.seed42.jsonl"),
@@ -116,7 +114,6 @@ def test_a_changed_experiment_is_a_miss_within_five_seconds(
     )
     assert result.returncode == 3, result.stderr
     assert shown in result.stderr
-    assert time.monotonic() - start < 5
 
 
 def test_a_recorded_run_of_another_length_does_not_pass_for_this_one(project: Path) -> None:

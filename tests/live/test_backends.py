@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,10 +215,8 @@ def test_the_server_shows_the_rendered_prompt(llama_server: StartedServer) -> No
     server.close()
 
 
-def test_a_server_that_is_gone_is_an_error_within_two_seconds() -> None:
+def test_a_server_that_is_gone_is_an_error() -> None:
     from swarm_repro.errors import BackendUnreachableError
 
-    start = time.monotonic()
     with pytest.raises(BackendUnreachableError, match=r"127\.0\.0\.1:9/"):
         LlamaServer("http://127.0.0.1:9/v1").identify("small")
-    assert time.monotonic() - start < 2
