@@ -6,8 +6,9 @@ import asyncio
 import importlib
 import json
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import openai
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.endpoint.answer import StreamedAnswer
 from swarm_repro.endpoint.server import Endpoint
 from swarm_repro.errors import BackendError, ReplayMiss
 from tests.endpoint.serving import CHAT, ask_body, serving
@@ -204,6 +206,37 @@ def test_a_client_that_goes_away_without_reading_leaves_no_call(tmp_path: Path) 
     assert not read_cassette(path).calls
 
 
+def test_a_stream_is_closed_by_the_cancellation_when_its_server_holds_a_piece_back() -> None:
+    class OnePiece(httpx.AsyncByteStream):  # type: ignore[misc,name-defined]
+        closed_in: BaseException | None = None
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield EVENTS[0]
+
+        async def aclose(self) -> None:
+            self.closed_in = sys.exc_info()[1]
+
+    stream = OnePiece()
+
+    async def client_goes_away_while_a_piece_is_sent() -> None:
+        sending = asyncio.Event()
+
+        async def send(message: Mapping[str, object]) -> None:
+            if message["type"] == "http.response.body":
+                sending.set()
+                await asyncio.Event().wait()
+
+        async def receive() -> dict[str, str]:
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        await StreamedAnswer(httpx.Response(200, stream=stream), httpx)({}, receive, send)
+
+    asyncio.run(client_goes_away_while_a_piece_is_sent())
+    # By this the relay knows that nobody waits for the rest, and gives the call up.
+    assert isinstance(stream.closed_in, asyncio.CancelledError)
+
+
 def test_an_upstream_that_dies_in_mid_stream_is_seen_and_not_recorded(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
 
@@ -231,6 +264,17 @@ def test_failures_of_the_upstream_come_as_they_are(tmp_path: Path) -> None:
     assert seen[0].json()["error"]["message"] == "told to fail"
     assert seen[2].json()["error"]["type"] == "unreachable"
     assert [call.n for call in read_cassette(path).calls.values()] == [0]
+
+
+def test_an_upstream_that_resets_the_connection_is_named_by_the_kind_of_error(
+    tmp_path: Path,
+) -> None:
+    with scripted_server(Asked.reset) as server:
+        with pytest.raises(BackendError, match="1 calls failed"):
+            with serving(tmp_path / "c.jsonl", "record", upstream=server.root) as endpoint:
+                answer = post(endpoint, ask_body("hi"))
+    assert answer.status_code == 502
+    assert answer.json()["error"]["message"] == "no answer from the upstream: ReadError"
 
 
 def test_no_upstream_at_all_is_said_in_one_line(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.request import event_seed
 from tests.endpoint.serving import ask_body
 from tests.support.command import swarm_repro
 from tests.support.stub_server import StubServer, running_stub
@@ -161,6 +162,45 @@ def test_a_replay_that_missed_ends_with_3(tmp_path: Path, stub: StubServer) -> N
         _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "1 misses" in err
+
+
+#: What a session is opened with, other than by default.
+SESSION = ("--record", "--discard", "--strict", "--seed-policy", "event", "--seed", "3")
+
+
+@pytest.mark.parametrize("way", ["exec a program", "exec a command", "serve"])
+def test_session_options_reach_the_recording_whichever_way_it_is_made(
+    tmp_path: Path, stub: StubServer, way: str
+) -> None:
+    upstream = ("--upstream", stub.base_url)
+    stub.fault = lambda number: 500 if number else None
+    assert run_client(tmp_path, "--record", *upstream).returncode == 4
+    assert (tmp_path / "c.jsonl.part").exists()
+    stub.fault = lambda _number: None
+    if way == "serve":
+        with serve(tmp_path, "c.jsonl", *SESSION, *upstream) as (process, url):
+            body = json.dumps(ask_body("one"))
+            command = ["curl", "-sS", f"{url}/chat/completions", "-d", body]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        code = process.returncode
+    elif way == "exec a command":
+        code = run_client(tmp_path, *SESSION, *upstream, asks=("one",)).returncode
+    else:
+        asks = (
+            "import openai\n"
+            f"client = openai.OpenAI(base_url={stub.base_url!r}, api_key='none')\n"
+            "said = [{'role': 'user', 'content': 'one'}]\n"
+            "client.chat.completions.create(model='stub', messages=said)\n"
+        )
+        (tmp_path / "asks.py").write_text(asks, "utf-8")
+        code = swarm_repro("exec", "c.jsonl", *SESSION, "asks.py", cwd=tmp_path).returncode
+    assert code == 0
+    found = read_cassette(tmp_path / "c.jsonl")
+    assert (found.header.seed_policy, found.header.strict) == ("event", True)
+    (call,) = found.calls.values()
+    assert call.sent_seed == event_seed(run_seed=3, scope=call.scope, i=call.i)
 
 
 def bad_input() -> dict[str, tuple[tuple[str, ...], dict[str, str], str]]:

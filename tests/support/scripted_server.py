@@ -7,6 +7,8 @@ holds still.
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,12 @@ class Asked:
 
     def die(self) -> None:
         """Close the connection in the middle of an answer."""
+        self._handler.close_connection = True
+
+    def reset(self) -> None:
+        """Abort the connection before an answer."""
+        at_once = struct.pack("ii", 1, 0)
+        self._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self._handler.close_connection = True
 
     def _begin(self, status: int, content_type: str, header: tuple[str, str]) -> None:
@@ -104,6 +112,9 @@ def scripted_server(answer: Callable[[Asked], None]) -> Iterator[ScriptedServer]
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128  # more clients than any test has come at once
+
+        def shutdown_request(self, request: Any) -> None:
+            self.close_request(request)  # an orderly end would come before a reset
 
     server = Server(("127.0.0.1", 0), Handler)
     running = ScriptedServer(server.server_address[1])
