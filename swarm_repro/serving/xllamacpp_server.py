@@ -30,8 +30,8 @@ def main(flags: list[str] | None = None) -> int:
         flags: llama-server's flags; None for those of this process.
 
     Returns:
-        The exit code: 0 after SIGTERM or SIGINT, 2 for flags that cannot be honoured, 4 when the
-        model cannot be served.
+        The exit code: 0 after SIGTERM or SIGINT, 2 for flags that cannot be honoured or a file that
+        is no model, 4 when the model cannot be served.
     """
     try:
         _serve(common_params_fields(sys.argv[1:] if flags is None else flags))

@@ -136,28 +136,35 @@ def test_a_program_that_stops_reading_has_its_call_recorded_whole(tmp_path: Path
         assert first_word(server.root) == "one "
 
 
+async def read_and_be_cancelled(root: str, *, pausing: bool) -> None:
+    """Read a stream's first piece, then be cancelled: in a pause, or waiting for the next one."""
+    seen = asyncio.Event()
+
+    async def read() -> None:
+        async with (
+            httpx.AsyncClient() as one,
+            one.stream("POST", root + CHAT, json=BODY) as response,
+        ):
+            async for _ in response.aiter_bytes():
+                seen.set()
+                if pausing:
+                    await asyncio.Event().wait()
+
+    reading = asyncio.create_task(read())
+    await seen.wait()
+    reading.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reading
+
+
 def test_a_task_that_is_cancelled_while_it_reads_has_no_call(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     held = Held([*PIECES, DONE])
 
     async def impatient(root: str) -> None:
-        seen = asyncio.Event()
-
-        async def read() -> None:
-            async with (
-                httpx.AsyncClient() as one,
-                one.stream("POST", root + CHAT, json=BODY) as response,
-            ):
-                async for _ in response.aiter_bytes():
-                    seen.set()
-
         held.may_go_on.release()
         async with use_cassette(path, mode="record") as session:
-            reading = asyncio.create_task(read())
-            await seen.wait()
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            await read_and_be_cancelled(root, pausing=False)
             assert session.waiting() is None
             for _ in range(8):
                 held.may_go_on.release()
@@ -174,24 +181,9 @@ def test_a_task_that_is_cancelled_between_pieces_has_no_call(tmp_path: Path) -> 
     held = Held([*PIECES, DONE])
 
     async def impatient(root: str) -> None:
-        seen = asyncio.Event()
-
-        async def read() -> None:
-            async with (
-                httpx.AsyncClient() as one,
-                one.stream("POST", root + CHAT, json=BODY) as response,
-            ):
-                async for _ in response.aiter_bytes():
-                    seen.set()
-                    await asyncio.Event().wait()
-
         held.may_go_on.release()
         async with use_cassette(path, mode="record") as session:
-            reading = asyncio.create_task(read())
-            await seen.wait()
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            await read_and_be_cancelled(root, pausing=True)
             # The server still holds the rest back: nobody has waited for it.
             assert session.waiting() is None
 
