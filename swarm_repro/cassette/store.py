@@ -183,6 +183,11 @@ class CassetteStore:
         """What was recorded before."""
         return self._base
 
+    @property
+    def in_part(self) -> int:
+        """How many calls the recording that is being made holds so far."""
+        return len(self._fresh.calls)
+
     def calls(self) -> Mapping[CallId, CallRecord]:
         """All calls that can be served; of a call recorded twice the new recording."""
         return {**(self._base.calls if self._base else {}), **self._fresh.calls}

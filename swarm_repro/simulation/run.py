@@ -107,10 +107,12 @@ def run_scenario(
     if (
         outcome.exit_code is not ExitCode.OK
         and plan.mode.writes
+        and store is not None
+        and store.in_part
         and part_path(plan.cassette).exists()
     ):
         outcome.notes.append(
-            f"{len(session.ledger.used)} calls are kept in {part_path(plan.cassette)}; "
+            f"{store.in_part} calls are kept in {part_path(plan.cassette)}; "
             "go on from them with --auto, or throw them away with --record --discard"
         )
     _write_session(outcome)

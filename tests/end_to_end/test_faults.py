@@ -69,6 +69,7 @@ def test_a_failing_call_ends_the_recording_with_4_and_auto_goes_on_from_what_was
         assert failed.returncode == 4, failed.stderr
         assert shown in failed.stderr
         assert "call 2 of llm_2" in failed.stderr
+        assert f"5 calls are kept in {part.relative_to(tmp_path)}" in failed.stderr
         assert "--auto" in failed.stderr
         assert "Traceback" not in failed.stderr
         assert not cassette.exists()
@@ -89,6 +90,18 @@ def test_a_failing_call_ends_the_recording_with_4_and_auto_goes_on_from_what_was
     assert replayed.returncode == 0, replayed.stderr
     assert "artifacts identical" in replayed.stdout
     assert artifact_bytes(tmp_path / "again") == artifact_bytes(tmp_path / "out")
+
+
+def test_what_no_call_was_recorded_of_is_not_said_to_be_kept(tmp_path: Path) -> None:
+    with running_stub() as stub:
+        scenario = write_scenario(tmp_path, stub)
+        stub.fault = lambda _n: 400
+        failed = swarm_repro("run", scenario, "--record", "--out", "out", cwd=tmp_path)
+        assert failed.returncode == 4, failed.stderr
+        assert "are kept in" not in failed.stderr
+        stub.fault = lambda _n: None
+        again = swarm_repro("run", scenario, "--record", "--out", "out", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
 
 
 def test_a_server_that_hangs_on_every_route_does_not_keep_the_command(tmp_path: Path) -> None:
