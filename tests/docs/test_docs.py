@@ -59,6 +59,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+#: What is printed besides, where Python or a package is not the one of the recording.
+_NOTES_OF_OTHER_VERSIONS = re.compile(
+    r"^(?:note: recorded under another Python"
+    r"|  [\w-]+ is [\w.]+ here, the recording was made with ).*\n",
+    re.MULTILINE,
+)
+
+
 def _run(arguments: list[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments,
@@ -93,12 +101,7 @@ def _try(block: Block, folder: Path, limit_s: float = _LIMIT_S) -> None:
             done = _run(["bash", "-c", command.line], folder, limit_s)
             said = f"{block.where}: {command.line}\n{done.stdout}"
             assert done.returncode in expected, said
-            # Another Python than the recording's adds a note, on stderr.
-            printed = "".join(
-                line
-                for line in done.stdout.splitlines(keepends=True)
-                if not line.startswith("note: recorded under another Python")
-            )
+            printed = _NOTES_OF_OTHER_VERSIONS.sub("", done.stdout)
             assert not command.shown or matches(command.shown, printed), said
 
 
