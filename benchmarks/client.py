@@ -9,9 +9,11 @@ The same client asks the same requests of
 * vcrpy and cassetter, matching bodies, each in an environment of its own, with 10 and 1,000 calls
   that they recorded from the stub themselves.
 
-Every way has a process of its own, with one client. Wall time a call: the median of each process.
-The ways take turns for several rounds, since a shared machine is now fast, now slow; a ratio is the
-median of the ratios within each round.
+Stub and replay take turns in one process, with one client, in blocks of 25 calls of which the first
+five do not count: a shared machine is now fast, now slow, and two processes differ. Of each way the
+median, and the ratio of the two. There are several such processes; shown are the medians of their
+figures, and the least and greatest ratio.
+The peers have processes of their own, and their ratio is to the median of the stub's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ from swarm_repro.completion import Completion  # noqa: E402
 from swarm_repro.model import ModelBinding, ModelIdentity  # noqa: E402
 from swarm_repro.request import Request  # noqa: E402
 
+BLOCK, UNCOUNTED = 25, 5
 SIZES = (10, 1_000, 100_000)
+
 PEER_SIZES = (10, 1_000)
 RULES = "You act in a multi-agent economy. " + "Rule: weigh what the others said. " * 25
 
@@ -163,32 +166,39 @@ def make_cassette(
     return list(cassette.calls.values())
 
 
-def time_calls(url: str, calls: int, size: int, cassette: Path | None) -> float:
-    """Median seconds of a call in this process, the first tenth left out."""
+def time_calls(url: str, calls: int, size: int, cassette: Path) -> tuple[float, float]:
+    """Median seconds of a call to the stub and of one that is replayed, in turns."""
     import openai
 
     from swarm_repro import use_cassette
+    from swarm_repro.caller import own_traffic
 
-    count = min(calls, size)
-    rounds = max(1, calls // count)
-    durations: list[float] = []
+    def ask(block: range) -> list[float]:
+        durations = []
+        for number in block:
+            body = body_of(number * 7919 % size)
+            start = time.perf_counter()
+            client.chat.completions.create(**body)
+            durations.append(time.perf_counter() - start)
+        return durations[UNCOUNTED:]
+
+    to_stub: list[float] = []
+    replayed: list[float] = []
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        for _ in range(rounds):
+        while len(replayed) < calls:
             # A recorded call is there once: each round is a replay of its own.
-            use: Any = nullcontext() if cassette is None else use_cassette(cassette)
-            if cassette is not None:
-                use.begin()
-            for number in range(count):
-                body = body_of(number * 7919 % size)
-                start = time.perf_counter()
-                client.chat.completions.create(**body)
-                durations.append(time.perf_counter() - start)
-            if cassette is not None:
-                use.end(judge=False)
-    return statistics.median(durations[len(durations) // 10 :])
+            use = use_cassette(cassette)
+            use.begin()
+            for first in range(0, min(calls, size), BLOCK):
+                block = range(first, min(first + BLOCK, size))
+                with own_traffic():  # not intercepted
+                    to_stub += ask(block)
+                replayed += ask(block)
+            use.end(judge=False)
+    return statistics.median(to_stub), statistics.median(replayed)
 
 
-def in_process_of_its_own(*arguments: object) -> float:
+def in_process_of_its_own(*arguments: object) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, __file__, "--worker", *map(str, arguments)],
         capture_output=True,
@@ -198,7 +208,8 @@ def in_process_of_its_own(*arguments: object) -> float:
     )
     if done.returncode != 0:
         raise SystemExit(done.stderr)
-    return float(done.stdout.splitlines()[-1])
+    to_stub, replayed = json.loads(done.stdout.splitlines()[-1])
+    return to_stub, replayed
 
 
 def peers(folder: Path, url: str, calls: int, show: Callable[[str, int, float], None]) -> None:
@@ -237,8 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         url, calls, size, cassette = options.worker
-        path = None if cassette == "-" else Path(cassette)
-        print(time_calls(url, int(calls), int(size), path))
+        print(json.dumps(time_calls(url, int(calls), int(size), Path(cassette))))
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
     print("way         recorded   ms a call   of the stub's")
@@ -256,24 +266,36 @@ def main() -> None:
             paths = {size: folder / f"{size}.jsonl" for size in SIZES}
             for size, path in paths.items():
                 make_cassette(path, size)
-            stub_s: list[float] = []
-            replay_s: dict[int, list[float]] = {size: [] for size in SIZES}
+            pairs: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
             for _ in range(options.rounds):
-                stub_s.append(in_process_of_its_own(url, options.calls, 1_000, "-"))
                 for size, path in paths.items():
-                    replay_s[size].append(in_process_of_its_own(url, options.calls, size, path))
-            base = statistics.median(stub_s)
+                    pairs[size].append(in_process_of_its_own(url, options.calls, size, path))
+            base = statistics.median(stub for found in pairs.values() for stub, _ in found)
 
-            def show(name: str, size: int, seconds: float, ratio: float | None = None) -> None:
-                ratio = seconds / base if ratio is None else ratio
-                print(f"{name:<10} {size:>9}   {seconds * 1000:>9.2f}   {ratio:>13.2f}", flush=True)
+            def show(name: str, size: int | None, seconds: float, ratios: list[float]) -> None:
+                spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+                calls = f"{size:>9}" if size else " " * 9
+                ratio = statistics.median(ratios)
+                print(
+                    f"{name:<10} {calls}   {seconds * 1000:>9.2f}   {ratio:>13.2f}{spread}",
+                    flush=True,
+                )
 
-            show("stub", 1_000, base)
-            for size, found in replay_s.items():
-                ratios = [one / stub for one, stub in zip(found, stub_s, strict=True)]
-                show("replay", size, statistics.median(found), statistics.median(ratios))
+            show("stub", None, base, [1.0])
+            for size, found in pairs.items():
+                show(
+                    "replay",
+                    size,
+                    statistics.median(replayed for _, replayed in found),
+                    [replayed / stub for stub, replayed in found],
+                )
             if not options.no_peers:
-                peers(folder, url, options.calls, show)
+                peers(
+                    folder,
+                    url,
+                    options.calls,
+                    lambda name, size, s: show(name, size, s, [s / base]),
+                )
         finally:
             stub.communicate()
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from swarm_repro import sampling
-from swarm_repro.canonical import embed, encode_canonical, encode_json, in_order
+from swarm_repro.canonical import embed, encode_canonical, encode_json, in_order, sha256_hex
 from swarm_repro.errors import RequestError
 from swarm_repro.model import ModelBinding
 
@@ -63,6 +63,15 @@ _ORDERED = frozenset({"tools", "functions", "response_format", "json_schema"})
 OUTSIDE_KEY = frozenset({"model", "user", "seed", "metadata", "safety_identifier", "store"})
 #: Of these calls a seed decides the answer; others get none, and no fields of a cassette.
 SAMPLED: frozenset[Endpoint] = frozenset({"chat", "completion"})
+#: The part of the key that a member is in; what is not here is in ``unknown``.
+_PART: Mapping[str, str] = {
+    **dict.fromkeys(sampling.CANONICAL_NAME, "sampling"),
+    **dict.fromkeys(_CAPTURE, "capture"),
+    **dict.fromkeys(_INPUT - _ORDERED, "input"),
+    **dict.fromkeys(_ORDERED, "ordered"),
+    **dict.fromkeys(OUTSIDE_KEY, "none"),
+    "chat_template_kwargs": "template",
+}
 #: Not hashed where it holds nothing.
 _ABSENT: tuple[object, ...] = (None, "", [], {})
 
@@ -127,9 +136,7 @@ class Request:
         Raises:
             RequestError: The request has no canonical form.
         """
-        digest = self._digest_before_seed.copy()
-        digest.update(encode_canonical(seed) + self._after_seed)
-        return f"{KEY_VERSION}:{digest.hexdigest()}"
+        return f"{KEY_VERSION}:{sha256_hex(self.identity(seed=seed))}"
 
     @property
     def asked_key(self) -> str:
@@ -138,36 +145,59 @@ class Request:
 
     def identity(self, *, seed: int | None) -> bytes:
         """The canonical JSON that is hashed."""
-        return self._before_seed + encode_canonical(seed) + self._after_seed
-
-    @cached_property
-    def _digest_before_seed(self) -> hashlib._Hash:
-        return hashlib.sha256(self._before_seed)
+        before, after = self._around_seed
+        return before + encode_canonical(seed) + after
 
     # The members of the identity are sorted, so that all but the seed can be encoded once and
     # serve both keys: capture, endpoint, input, model, sampling | seed | template, unknown.
 
     @cached_property
-    def _before_seed(self) -> bytes:
+    def _around_seed(self) -> tuple[bytes, bytes]:
         if self.endpoint == "opaque":
-            return self._before_seed_of({}, self._opaque_input(), sampling={})
+            return self._encode({}, self._opaque_input(), sampling={}, unknown={}, template=b"null")
         capture: dict[str, object] = {}
         given: dict[str, object] = {}
+        sampled: dict[str, object] = {}
+        unknown: dict[str, object] = {}
         for name, value in self.body.items():
-            if name in _CAPTURE:
+            part = _PART.get(name, "unknown")
+            if part == "input":
+                if value not in _ABSENT:
+                    given[name] = _ordered_inside(value) if name == "messages" else value
+            elif part == "sampling":
+                sampled[name] = value
+            elif part == "unknown":
+                unknown[name] = in_order(value)
+            elif part == "capture":
                 if value is not None and value is not False:
                     capture[name] = value
-            elif name in _INPUT and value not in _ABSENT:
-                given[name] = in_order(value) if name in _ORDERED else _ordered_inside(name, value)
-        grammar = self.binding.defaults.get(self.endpoint, {}).get("grammar")
+            elif part == "ordered" and value not in _ABSENT:
+                given[name] = in_order(value)
+        binding = self.binding
+        grammar = binding.defaults.get(self.endpoint, {}).get("grammar")
         if grammar and not any(name in given for name in ("grammar", "json_schema")):
             given["grammar"] = grammar
-        return self._before_seed_of(capture, given, sampling=self.sampling)
+        is_chat = self.endpoint == "chat"
+        return self._encode(
+            capture,
+            given,
+            sampling=binding.effective_sampling(self.endpoint, sampled),
+            unknown=unknown,
+            template=binding.encoded_template(self.body.get("chat_template_kwargs"))
+            if is_chat
+            else b"null",
+        )
 
-    def _before_seed_of(
-        self, capture: dict[str, object], given: dict[str, object], *, sampling: dict[str, object]
-    ) -> bytes:
-        encoded = encode_canonical(
+    def _encode(
+        self,
+        capture: dict[str, object],
+        given: dict[str, object],
+        *,
+        sampling: dict[str, object],
+        unknown: dict[str, object],
+        template: bytes,
+    ) -> tuple[bytes, bytes]:
+        before = encode_canonical(
             {
                 "capture": capture,
                 "endpoint": self.endpoint,
@@ -176,37 +206,14 @@ class Request:
                 "sampling": sampling,
             }
         )
-        return encoded[:-1] + b',"seed":'
+        after = encode_canonical(unknown) if unknown else b"{}"
+        return before[:-1] + b',"seed":', b',"template":' + template + b',"unknown":' + after + b"}"
 
     def _opaque_input(self) -> dict[str, object]:
         method, _, target = self.path.partition(" ")
         path, _, query = target.partition("?")
         body = {name: _in_order_where_named(name, value) for name, value in self.body.items()}
         return {"body": body, "method": method, "path": path, "query": query}
-
-    @cached_property
-    def _after_seed(self) -> bytes:
-        if self.endpoint == "opaque":
-            return b',"template":null,"unknown":{}}'
-        unknown = {
-            name: in_order(value) for name, value in self.body.items() if not _is_known(name)
-        }
-        template = (
-            self.binding.encoded_template(self.body.get("chat_template_kwargs"))
-            if self.endpoint == "chat"
-            else b"null"
-        )
-        return b',"template":' + template + b',"unknown":' + encode_canonical(unknown) + b"}"
-
-
-def _is_known(name: str) -> bool:
-    return (
-        name in _CAPTURE
-        or name in _INPUT
-        or name in OUTSIDE_KEY
-        or name in sampling.CANONICAL_NAME
-        or name == "chat_template_kwargs"
-    )
 
 
 #: Members of other APIs' bodies, wherever they stand, in which the order can change an answer:
@@ -238,17 +245,17 @@ def _in_order_where_named(name: str, value: object) -> object:
     return {member: _in_order_where_named(member, inner) for member, inner in value.items()}
 
 
-def _ordered_inside(name: str, value: object) -> object:
+def _ordered_inside(messages: object) -> object:
     """Keep the member order of tool-call arguments, which a client may send as an object."""
-    if name != "messages" or not isinstance(value, list):
-        return value
-    if not any(isinstance(message, dict) and message.get("tool_calls") for message in value):
-        return value
+    if not isinstance(messages, list):
+        return messages
+    if not any(isinstance(message, dict) and message.get("tool_calls") for message in messages):
+        return messages
     return [
         {**message, "tool_calls": in_order(message["tool_calls"])}
         if isinstance(message, dict) and message.get("tool_calls")
         else message
-        for message in value
+        for message in messages
     ]
 
 
