@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,10 @@ def model_path(pytestconfig: pytest.Config) -> Path:
     given = os.environ.get("SWARM_REPRO_TEST_MODEL")
     if given:
         return Path(given)
-    return pull("smollm2-135m", folder=pytestconfig.cache.mkdir("models"))
+    folder = pytestconfig.cache.mkdir("models")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # for the workers of one run, one fetches it
+        return pull("smollm2-135m", folder=folder)
 
 
 @pytest.fixture(scope="session")

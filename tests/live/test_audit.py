@@ -30,6 +30,7 @@ def test_default_flags_give_several_answers_and_the_recommended_setting_exactly_
     done = swarm_repro(
         *("audit", "--model", model_path, "--quick", "--threads", threads(), "--json"),
         *("--settings", "default,one-slot-no-cache", "--html", "audit.html"),
+        *("--repeat", 2),
         *("--experiments", ",".join(WITHIN)),  # the others say nothing of one setting alone
         cwd=tmp_path,
         timeout_s=1500,

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SCENARIO = """\
 scenario_id: live
-simulation: {{n_epochs: 1, steps_per_epoch: 2, seed: 7}}
+simulation: {{n_epochs: 1, steps_per_epoch: 1, seed: 7}}
 agents:
   - {{type: honest, count: 2}}
   - type: llm
