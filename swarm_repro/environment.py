@@ -43,6 +43,23 @@ class Environment:
         return sha256_hex(encode_canonical(dict(self.content)))
 
 
+#: Of calls whose environment record was lost.
+UNKNOWN = Environment(
+    {
+        "backend": None,
+        "build": None,
+        "binary_sha256": None,
+        "system": None,
+        "machine": None,
+        "cpu": None,
+        "devices": None,
+        "flags": None,
+        "settings": {},
+        "variables": {},
+    }
+)
+
+
 def describe_environment(
     *,
     backend: str,

@@ -125,6 +125,7 @@ class CassetteDamagedError(SwarmReproError):
     Attributes:
         path: The file.
         line: 1-based line number, or None where the damage is not in one line.
+        why: What is wrong, without the place.
     """
 
     exit_code = ExitCode.DAMAGED
@@ -134,6 +135,7 @@ class CassetteDamagedError(SwarmReproError):
         super().__init__(f"{where}: {why}")
         self.path = path
         self.line = line
+        self.why = why
 
 
 class NotComparableError(SwarmReproError):

@@ -104,11 +104,6 @@ def open_to_reread(path: Path) -> Iterator[BinaryIO]:
     Raises:
         CassetteAccessError: Missing, a folder, unreadable, a pipe, or an interrupted recording.
     """
-    # Asked before it is opened: opening a pipe that nobody writes to never ends.
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise CassetteAccessError(
-            f"{path} is a pipe or a device, and a cassette is read more than once: name a file"
-        )
     if path.suffix == ".part" and path.is_file():
         raise CassetteAccessError(f"{path} is an interrupted recording: finish it with --auto")
     with open_cassette(path) as file:

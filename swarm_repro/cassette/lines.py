@@ -21,7 +21,7 @@ from swarm_repro.errors import RequestError
 TEXT_MIN_BYTES = 256
 
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
-_CHECKSUM_BYTES = len(b',"crc32":"00000000"}\n')
+CHECKSUM_BYTES = len(b',"crc32":"00000000"}\n')
 _REFERENCE = "$text"
 _MARK = b'$text"'
 _ESCAPED_MARK = b'$$text"'
@@ -52,10 +52,10 @@ def decode_line(line: bytes) -> dict[str, object]:
     Raises:
         LineError: No checksum, a wrong one, or no JSON object.
     """
-    match = _CHECKSUM.fullmatch(line[-_CHECKSUM_BYTES:])
+    match = _CHECKSUM.fullmatch(line[-CHECKSUM_BYTES:])
     if match is None:
         raise LineError("no checksum: the line is torn, or not a cassette record")
-    body = line[:-_CHECKSUM_BYTES] + b"}"
+    body = line[:-CHECKSUM_BYTES] + b"}"
     if zlib.crc32(body) != int(match.group(1), 16):
         raise LineError("wrong checksum: the line was changed after it was written")
     try:

@@ -27,7 +27,7 @@ from swarm_repro.model import ModelBinding
 from swarm_repro.request import KEY_VERSION
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_CONFLICT_MARKS = (b"<<<<<<< ", b"=======\n", b">>>>>>> ")
+CONFLICT_MARKS = (b"<<<<<<< ", b"=======\n", b">>>>>>> ")
 
 
 @dataclass
@@ -101,10 +101,13 @@ def open_cassette(path: Path) -> Iterator[BinaryIO]:
     """Open a cassette's bytes for reading.
 
     Raises:
-        CassetteAccessError: Missing, a folder, or unreadable.
+        CassetteAccessError: Missing, a folder, a pipe, or unreadable.
     """
     if path.is_dir():
         raise CassetteAccessError(f"{path} is a folder; name a cassette file in it")
+    # Asked before it is opened: opening a pipe that nobody writes to never ends.
+    if path.exists() and not path.is_file():
+        raise CassetteAccessError(f"{path} is a pipe or a device; name a cassette file")
     try:
         with path.open("rb") as file:
             yield file
@@ -160,9 +163,9 @@ class RecordReader:
         cassette: Cassette | None = None
         offset = 0
         for number, line in enumerate(lines, start=1):
-            if self._ended:
-                raise CassetteDamagedError(self.path, "records after the end record", line=number)
             try:
+                if self._ended:
+                    raise LineError("records after the end record")
                 record = decode_line(line)
                 if cassette is None:
                     cassette = self._begin(record)
@@ -171,18 +174,31 @@ class RecordReader:
                 else:
                     self._add(cassette, record, offset, len(line))
             except (LineError, RequestError) as error:
-                why = _foreign(line) or str(error)
-                raise CassetteDamagedError(self.path, why, line=number) from error
+                self.damaged(cassette, number, line, foreign(line) or str(error))
             except (KeyError, TypeError) as error:
-                raise CassetteDamagedError(
-                    self.path, f"a record's member is missing or wrong: {error!r}", line=number
-                ) from error
+                why = f"a record's member is missing or wrong: {error!r}"
+                self.damaged(cassette, number, line, why)
             self._digest.update(line)
             self._count += 1
             offset += len(line)
         if cassette is None:
             raise CassetteDamagedError(self.path, "the file is empty")
         return cassette
+
+    def damaged(self, cassette: Cassette | None, number: int, line: bytes, why: str) -> None:
+        """Refuse a line.
+
+        Args:
+            cassette: What was read so far; None before the header.
+            number: The line's number, from 1.
+            line: Its bytes.
+            why: What is wrong with it.
+
+        Raises:
+            CassetteDamagedError: Nothing of a damaged file is served.
+        """
+        del cassette, line
+        raise CassetteDamagedError(self.path, why, line=number)
 
     def require_end(self) -> None:
         """Refuse a file that was cut off.
@@ -301,12 +317,15 @@ class RecordReader:
         self._ended = True
 
 
-def _foreign(line: bytes) -> str | None:
+def foreign(line: bytes) -> str | None:
     """What a line is that is no record, where that can be told."""
     if line.endswith(b"\r\n"):
         return "the line ends were converted to Windows'; put '*.jsonl -text' into .gitattributes"
     if line.startswith(_LFS_POINTER):
         return "this is a Git LFS pointer, not the cassette; run: git lfs pull"
-    if line.startswith(_CONFLICT_MARKS):
-        return "git conflict markers; keep one side whole (git checkout --ours or --theirs)"
+    if line.startswith(CONFLICT_MARKS):
+        return (
+            "git conflict markers; join the two sides with swarm-repro merge, or keep one of them "
+            "whole (git checkout --ours or --theirs)"
+        )
     return None

@@ -218,6 +218,36 @@ class CallRecord:
             shared=shared,
         )
 
+    def require_types(self) -> None:
+        """Refuse members that no recorder writes.
+
+        Raises:
+            LineError: One has the wrong type.
+        """
+        texts: tuple[object, ...] = (
+            self.scope,
+            self.asked,
+            self.sent,
+            self.model,
+            self.env,
+            self.path,
+            self.endpoint,
+        )
+        numbers = (self.i, self.n, *(self.at or (0, 0)))
+        or_none = (self.asked_seed, self.sent_seed, *self.tokens.values())
+        objects: tuple[object, ...] = (self.stored_body, self.stored_response)
+        known: tuple[object, ...] = (self.kind, self.prompt_sha256)
+        duration: object = self.duration_s
+        if not (
+            all(isinstance(member, str) for member in texts)
+            and all(type(member) is int and member >= 0 for member in numbers)
+            and all(member is None or type(member) is int for member in or_none)
+            and all(isinstance(member, dict) for member in objects)
+            and all(member is None or isinstance(member, str) for member in known)
+            and isinstance(duration, (int, float))
+        ):
+            raise LineError("the call has a member of the wrong type")
+
     @property
     def id(self) -> CallId:
         """What the call is found by."""
@@ -327,14 +357,9 @@ class CallRecord:
                 texts=texts,
                 shared=record.get("shared") is True,
             )
-        except (KeyError, TypeError, IndexError) as error:
+            call.require_types()
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise LineError(f"the call cannot be read: {error!r}") from error
-        for member in (call.scope, call.asked, call.sent, call.model, call.env, call.path):
-            if not isinstance(member, str):
-                raise LineError("the call has a member of the wrong type")
-        for mapping in (call.stored_body, call.stored_response, call.tokens):
-            if not isinstance(mapping, dict):
-                raise LineError("the call has a member of the wrong type")
         return call
 
 

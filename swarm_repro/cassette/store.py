@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from swarm_repro.cassette.changes import Changes, same_recording
 from swarm_repro.cassette.reader import Cassette, read_cassette, read_part, reading
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
 from swarm_repro.cassette.writer import PartWriter, lock_part, write_cassette
-from swarm_repro.completion import Completion, same_but_volatile
+from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.model import ModelBinding, require_same_model
-
-
-@dataclass
-class Changes:
-    """What a recording did to a cassette.
-
-    Attributes:
-        unchanged: Calls whose answer was the recorded one; their entries are kept as they are.
-        replaced: Calls that had another answer before.
-        added: Calls that were not there.
-        dropped: Calls that no run uses any more.
-    """
-
-    unchanged: list[CallId] = field(default_factory=list)
-    replaced: list[CallId] = field(default_factory=list)
-    added: list[CallId] = field(default_factory=list)
-    dropped: list[CallId] = field(default_factory=list)
 
 
 def part_path(path: Path) -> Path:
@@ -133,17 +117,6 @@ def _require_same_experiment(found: Cassette, header: Header, *, settings: bool)
             f"{found.path} was recorded with another seed policy, strict setting or other request "
             "fields; record it anew with --record, or name another file with --cassette"
         )
-
-
-def _without_volatile(call: CallRecord, *, ordered: bool) -> CallRecord:
-    return replace(
-        call,
-        i=call.i if ordered else 0,
-        env="",
-        duration_s=0.0,
-        stored_response={},
-        shared=False,
-    )
 
 
 def _ids_by_scope(ids: Iterable[CallId]) -> dict[str, set[CallId]]:
@@ -332,7 +305,7 @@ class CassetteStore:
             ordered = (
                 self.header.seed_policy == "event" or before.get(call_id[0]) != after[call_id[0]]
             )
-            if old is not None and self._equal(old, new, ordered=ordered):
+            if old is not None and self._is_same(old, new, ordered=ordered):
                 calls[call_id] = old
                 changes.unchanged.append(call_id)
                 if new.env != old.env:
@@ -345,11 +318,9 @@ class CassetteStore:
         changes.dropped.extend(call_id for call_id in old_calls if call_id not in calls)
         return changes, calls, {env: frozenset(ids) for env, ids in seen_by.items()}
 
-    def _equal(self, old: CallRecord, new: CallRecord, *, ordered: bool) -> bool:
-        """Whether two recordings of a call differ at most in what is volatile."""
-        return _without_volatile(old, ordered=ordered) == _without_volatile(
-            new, ordered=ordered
-        ) and same_but_volatile(self.completion_of(old), new.completion)
+    def _is_same(self, old: CallRecord, new: CallRecord, *, ordered: bool) -> bool:
+        with reading(self.path, old):
+            return same_recording(old, new, ordered=ordered)
 
     def _stable_header(self) -> Header:
         """The header with the recorder that wrote the file first, if nothing else differs."""

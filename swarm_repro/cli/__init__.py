@@ -24,6 +24,8 @@ _COMMANDS = {
     "serve": "Answer OpenAI-compatible requests from a cassette, or record them in it.",
     "show": "Show a cassette, or one of its calls.",
     "stats": "Count a cassette's calls, tokens and seconds by agent, model and environment.",
+    "check": "Derive every checksum, digest, key and reference of a cassette again.",
+    "merge": "Join recordings of one experiment, and name what they disagree on.",
     "export": "Write a cassette as another tool's log, such as Inspect's.",
     "summarize": "Turn JSON reports into Markdown, for a job's summary.",
     "textconv": "Print a cassette for git diff.",

@@ -25,7 +25,7 @@ def command(folder: Path, force: bool) -> None:
     The workflow replays on each push, asks a live model every week, and puts what changed in the
     job's summary. Files that are there and differ are left alone.
     """
-    from swarm_repro.project.init import TEXTCONV, init_project
+    from swarm_repro.project.init import GIT_CONFIG, init_project
 
     done = init_project(folder, force=force)
     for what, names in (
@@ -44,5 +44,6 @@ def command(folder: Path, force: bool) -> None:
         "--profile cpu-strict\n"
         "  swarm-repro run scenarios/example.yaml --record\n"
         "  git add .gitattributes .gitignore .github scenarios cassettes\n"
-        f"and once in each clone, so that git diff shows cassettes:\n  {TEXTCONV}"
+        "and once in each clone, so that git shows cassettes and merges them:\n  "
+        + "\n  ".join(GIT_CONFIG)
     )

@@ -21,13 +21,16 @@ _WHOLE = {
 #: Lines that a file gets at its end, unless it has them.
 _LINES = {
     ".gitattributes": (
-        "# Checksums cover line ends; `git diff` shows a cassette as text.",
-        "cassettes/*.jsonl -text diff=swarm-repro",
+        "# Checksums cover line ends; git shows a cassette as text, and merges it by calls.",
+        "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
     ),
     ".gitignore": ("models/", "runs/", "*.part"),
 }
 #: What git is told once in each clone: a repository cannot name programs to run.
-TEXTCONV = 'git config diff.swarm-repro.textconv "swarm-repro textconv"'
+GIT_CONFIG = (
+    'git config diff.swarm-repro.textconv "swarm-repro textconv"',
+    'git config merge.swarm-repro.driver "swarm-repro merge %A %A %B --base %O"',
+)
 
 
 @dataclass

@@ -43,6 +43,9 @@ def test_a_fresh_project_gets_its_files_and_next_steps(repository: Path) -> None
     assert list(files(repository)) == FILES
     assert "swarm-repro run scenarios/example.yaml --record" in done.stdout
     assert 'git config diff.swarm-repro.textconv "swarm-repro textconv"' in done.stdout
+    assert (
+        'git config merge.swarm-repro.driver "swarm-repro merge %A %A %B --base %O"' in done.stdout
+    )
 
 
 def test_a_second_time_changes_nothing(repository: Path) -> None:
@@ -74,7 +77,7 @@ def test_attributes_and_ignored_files_are_extended_not_replaced(repository: Path
     assert "extended   .gitattributes" in swarm_repro("init", cwd=repository).stdout
     attributes = (repository / ".gitattributes").read_text().splitlines()
     assert attributes[0] == "*.png binary"
-    assert attributes[-1] == "cassettes/*.jsonl -text diff=swarm-repro"
+    assert attributes[-1] == "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro"
     assert (repository / ".gitignore").read_text().splitlines() == ["runs/", "models/", "*.part"]
 
 
