@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from swarm_repro.environment import UNKNOWN
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, LONG, TinyModel, ask, small_cassette
+from tests.core.making import HEADER, LONG, TinyModel, ask, chat, recording, small_cassette
 from tests.support.command import ROOT, swarm_repro
 
 COMMITTED = sorted([*ROOT.glob("cassettes/*.jsonl"), *ROOT.glob("tests/data/drift/*.jsonl")])
@@ -187,6 +188,18 @@ def test_runs_name_their_calls_although_one_of_them_is_lost(path: Path, whole: b
 
 # --- Forged files: every checksum is right, and yet.
 
+
+def _send_with(call: dict[str, Any], seed: int) -> None:
+    """Another sent seed, with the key that belongs to it; the body has the recorded one."""
+    body = {**call["request"]["body"], "messages": [{"role": "user", "content": LONG}]}
+    call["seed"]["sent"] = seed
+    call["sent"] = chat(LONG, **{**body, "seed": seed}).key(seed=seed)
+
+
+def _store_as_text(response: dict[str, Any]) -> None:
+    response["text"] = orjson.dumps(response.pop("json")).decode()
+
+
 FORGERIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
     "an answer": (
         lambda records: first(records, "call")["response"]["json"].update(id="another"),
@@ -211,6 +224,14 @@ FORGERIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
     "the sent key": (
         lambda records: first(records, "call").update(sent="sr1:" + "0" * 64),
         "sent key",
+    ),
+    "the sent seed and its key": (
+        lambda records: _send_with(first(records, "call"), 1),
+        "sent seed",
+    ),
+    "an answer stored as text": (
+        lambda records: _store_as_text(first(records, "call")["response"]),
+        "answer is not stored as a recorder stores it",
     ),
     "the weights": (
         lambda records: first(records, "model")["identity"].update(files=["0" * 64]),
@@ -264,6 +285,76 @@ def test_forging_changes_nothing_by_itself(path: Path, whole: bytes) -> None:
     assert forged(whole, lambda _records: None) == whole
 
 
+def test_an_end_record_of_another_file_is_seen(path: Path, whole: bytes) -> None:
+    lines = whole.splitlines(keepends=True)
+    end = {"record": "end", "records": len(lines) - 1, "sha256": "0" * 64}
+    (finding,) = check(path, b"".join([*lines[:-1], encode_line(end)])).findings
+    assert (finding.record, finding.line) == ("end", len(lines))
+
+
+def test_a_guess_that_the_digest_does_not_prove_is_no_repair(path: Path, whole: bytes) -> None:
+    """A line that was changed, with a checksum that makes it look as if one bit was flipped."""
+    lines = whole.splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if b'"duration_s":0.25,' in line)
+    changed = lines[place].replace(b'"duration_s":0.25,', b'"duration_s":0.95,')
+    looks_like = changed.replace(b'"duration_s":0.95,', b'"duration_s":0.94,')
+    body = looks_like[: looks_like.rindex(b',"crc32"')] + b"}"
+    checksum = b'"crc32":"%08x"}\n' % zlib.crc32(body)
+    lines[place] = changed[: changed.rindex(b'"crc32"')] + checksum
+    found = check(path, b"".join(lines))
+    assert found.lost == 1
+    assert not any("put right" in one.why for one in found.findings)
+
+
+def test_a_flipped_bit_in_a_forged_file_does_not_make_it_whole(path: Path, whole: bytes) -> None:
+    change, why = FORGERIES["token counts"]
+    data = bytearray(forged(whole, change))
+    data[data.index(b'"welfare"') + 3] ^= 1
+    found = check(path, bytes(data))
+    assert any(why in one.why for one in found.findings)
+    assert not any("put right" in one.why for one in found.findings)
+
+
+# --- Runs name calls by their places.
+
+
+@pytest.fixture
+def two_runs(path: Path) -> Cassette:
+    """Two calls of one run, one of another."""
+    for seed, mode, prompts in ((7, Mode.RECORD, "ab"), (8, Mode.AUTO, "c")):
+        with recording(path, mode=mode, run_seed=seed) as session:
+            for prompt in prompts:
+                ask(session, TinyModel(), prompt)
+    return read_cassette(path)
+
+
+def moved(lines: list[bytes]) -> None:
+    calls = [n for n, line in enumerate(lines) if line.startswith(b'{"record":"call"')]
+    lines.insert(calls[-1], lines.pop(calls[0]))
+
+
+def garbled(lines: list[bytes]) -> None:
+    place = next(n for n, line in enumerate(lines) if line.startswith(b'{"record":"call"'))
+    lines[place] = b"?" * len(lines[place]) + b"\n"
+
+
+def dropped(lines: list[bytes]) -> None:
+    del lines[next(n for n, line in enumerate(lines) if line.startswith(b'{"record":"call"'))]
+
+
+@pytest.mark.parametrize("edit", [moved, garbled, dropped])
+def test_a_run_is_not_given_the_calls_of_another(
+    edit: Callable[[list[bytes]], None], path: Path, two_runs: Cassette
+) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    edit(lines)
+    found = check(path, b"".join(lines))
+    assert not found.is_whole
+    recorded = {run.seed: run.calls for run in two_runs.runs}
+    for run in found.whole.runs:
+        assert run.calls <= recorded[run.seed]
+
+
 # --- What editors, git and mail do.
 
 
@@ -300,6 +391,12 @@ def test_what_an_editor_did_is_undone(
 def test_what_is_no_cassette_at_all_is_said(data: bytes, words: str, path: Path) -> None:
     with pytest.raises(CassetteDamagedError, match=words):
         check(path, data)
+
+
+def test_a_file_that_ends_early_was_cut_off(path: Path, whole: bytes) -> None:
+    lines = whole.splitlines(keepends=True)
+    (finding,) = check(path, b"".join(lines[:-1])).findings
+    assert "was cut off" in finding.why
 
 
 def test_conflict_markers_are_told_with_the_way_out(path: Path, whole: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,11 +42,12 @@ def record(
     seed: int = 7,
     mode: Mode = Mode.RECORD,
     header: Header = HEADER,
+    fixed: int | None = None,
 ) -> Cassette:
     used = model or TinyModel()
     with recording(path, run_seed=seed, mode=mode, header=header) as session:
         for prompt in prompts:
-            ask(session, used, prompt)
+            ask(session, used, prompt, **({} if fixed is None else {"seed": fixed}))
     return read_cassette(path)
 
 
@@ -64,6 +66,7 @@ def test_runs_of_two_seeds_become_one_cassette_that_replays_both(tmp_path: Path)
     ]
     merged, conflicts = merge_cassettes(sides)
     assert conflicts == []
+    assert merged.texts == {**sides[0].texts, **sides[1].texts}
     both = written(merged, tmp_path / "both.jsonl")
     assert [run.seed for run in both.runs] == [1, 2]
     for side, seed in zip(sides, (1, 2), strict=True):
@@ -190,6 +193,43 @@ def test_changed_here_and_dropped_there_is_a_conflict(base: Cassette, tmp_path: 
     assert any("dropped" in conflict.why for conflict in conflicts)
 
 
+def test_a_dropped_call_stays_where_the_other_side_uses_it_in_a_new_run(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("base.jsonl", "ours.jsonl", "theirs.jsonl")]
+    for path in paths:
+        record(path, "a", seed=7, fixed=5)
+        record(path, "a", "b", seed=8, mode=Mode.AUTO, fixed=5)
+    record(paths[1], "a", seed=7, fixed=5)
+    record(paths[2], "b", seed=9, mode=Mode.AUTO, fixed=5)
+    base, ours, theirs = map(read_cassette, paths)
+    assert len(ours.calls) == 1
+    merged, conflicts = merge_cassettes([ours, theirs], base=base)
+    assert conflicts == []
+    both = written(merged, tmp_path / "both.jsonl")
+    assert [run.seed for run in both.runs] == [7, 9]
+    assert len(both.calls) == 2
+
+
+def test_a_new_call_of_a_model_that_the_other_side_replaced_is_a_conflict(
+    base: Cassette, tmp_path: Path
+) -> None:
+    other = TinyModel(binding=make_binding(weights="f" * 64))
+    ours = record(tmp_path / "ours.jsonl", "a", "b", model=other)
+    shutil.copy(base.path, tmp_path / "theirs.jsonl")
+    theirs = record(tmp_path / "theirs.jsonl", "c", seed=8, mode=Mode.AUTO)
+    _, conflicts = merge_cassettes([ours, theirs], base=base)
+    assert [conflict.why for conflict in conflicts] == ["'tiny' is another model by now"]
+
+
+def test_a_witness_of_the_old_answer_is_none_of_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "base.jsonl"
+    record(path, "a")
+    base = record(path, "a", model=TinyModel(environment=make_environment("another CPU")))
+    assert base.witnesses
+    ours = record(tmp_path / "ours.jsonl", "a", model=TinyModel(wording="five"))
+    merged, conflicts = merge_cassettes([ours, base], base=base)
+    assert (conflicts, merged.calls, merged.witnesses) == ([], ours.calls, {})
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     ours=st.lists(st.sampled_from("abcd"), max_size=4),
@@ -262,6 +302,14 @@ def test_a_file_that_is_no_side_is_not_written_over(tmp_path: Path) -> None:
     assert precious.read_bytes() == b"precious"
     assert swarm_repro(*arguments, "--force", cwd=tmp_path).returncode == 0
     assert len(read_cassette(precious).calls) == 2
+
+
+def test_an_empty_ancestor_is_none(tmp_path: Path) -> None:
+    record(tmp_path / "1.jsonl", "a", seed=1)
+    record(tmp_path / "2.jsonl", "b", seed=2)
+    (tmp_path / "base").touch()
+    done = swarm_repro("merge", "b.jsonl", "1.jsonl", "2.jsonl", "--base", "base", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- As git's merge driver.
