@@ -43,6 +43,10 @@ class ExitCode(IntEnum):
     NOT_COMPARABLE = 6
 
 
+class CredentialsMaskedWarning(UserWarning):
+    """A recording holds marks where the program sent or got credentials."""
+
+
 class SwarmReproError(Exception):
     """Root of all errors; the message is one clear line that says what to do."""
 

@@ -63,6 +63,7 @@ class Ledger:
         called: How many went to the model and succeeded.
         rejected: How many requests could not be keyed, where that fails them alone.
         shared: How many were answered with an identical one that was in flight.
+        masked: Credentials that are stored as marks, by kind.
         failures: Calls that failed and never succeeded after, by id.
         misses: Calls and models that the cassette does not hold, explained.
         differences: Calls whose answer was not the recorded one (``--verify``), a line each.
@@ -75,6 +76,7 @@ class Ledger:
     called: int = 0
     rejected: int = 0
     shared: int = 0
+    masked: Counter[str] = field(default_factory=Counter)
     failures: dict[CallId, Failure] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ from swarm_repro.errors import (
     UnplayedCallsError,
     UsageError,
 )
+from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 
@@ -54,6 +55,7 @@ def open_session(
     discard: bool = False,
     isolated: bool = False,
     owner: str = "",
+    redact: Redact | None = None,
 ) -> Session:
     """Open a cassette for a session.
 
@@ -65,6 +67,7 @@ def open_session(
         discard: Throw away what an interrupted recording left.
         isolated: Whether what goes wrong with one call fails that call alone; see ``Session``.
         owner: Whose calls these are in a cassette that several share; see ``Session``.
+        redact: The user's own redaction of what is stored; see ``Session``.
 
     Raises:
         CassetteAccessError: No cassette to replay; an interrupted or another recording is in the
@@ -85,6 +88,7 @@ def open_session(
         run_seed=seed,
         isolated=isolated,
         owner=owner,
+        redact=redact,
     )
 
 
@@ -134,6 +138,15 @@ def conclude(session: Session) -> None:
         raise UnplayedCallsError(f"{unplayed}; record it anew with mode='record', or --record")
     if ledger.differences:
         raise DifferenceError("; ".join(ledger.differences))
+
+
+def describe_masked(session: Session) -> str | None:
+    """Which credentials a recording holds as marks, in one line; None where there are none."""
+    kinds = session.ledger.masked
+    if not kinds or session.store is None:
+        return None
+    counts = ", ".join(f"{kinds[kind]} x {kind}" for kind in sorted(kinds))
+    return f"credentials are masked in {session.store.path}: {counts}; keep them out of prompts"
 
 
 def describe_unplayed(session: Session) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -40,6 +41,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.inflight import Answered, InFlight
 from swarm_repro.ledger import Failure, Ledger, PendingCall, Verified
+from swarm_repro.masking import Masker, Redact
 from swarm_repro.miss import explain_miss, explain_unknown_model
 from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding
@@ -78,6 +80,7 @@ class Session:
         on_call: Callable[[PendingCall, Completion], None] | None = None,
         isolated: bool = False,
         owner: str = "",
+        redact: Redact | None = None,
     ) -> None:
         """Make a session.
 
@@ -96,6 +99,7 @@ class Session:
                 miss ends the session, and no bad request is forgotten.
             owner: Whose calls these are in a cassette that several share, such as a test's name;
                 its scopes are kept apart from theirs, and only its calls are judged.
+            redact: The user's own redaction of what is stored, before the public rules.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -113,6 +117,7 @@ class Session:
         self._owner = owner
         self._version_notes = version_notes
         self._store = store
+        self._masker = Masker(redact)
         self._places = Places(header, run_seed=run_seed)
         self._in_flight = InFlight()
         self._bindings = Bindings(mode=mode, strict=header.strict, store=store)
@@ -487,6 +492,11 @@ class Session:
         return self._settle(call, Answered(completion, prompt_sha256), shared=False)
 
     def _settle(self, call: PendingCall, answered: Answered, *, shared: bool) -> Completion:
+        found: Counter[str] = Counter()
+        if self.mode is not Mode.LIVE:
+            # The program gets the answer as it is stored, and so what a replay will give it.
+            completion, found = self._masker.completion(answered.completion)
+            answered = replace(answered, completion=completion)
         completion, prompt_sha256 = answered.completion, answered.prompt_sha256
         with self._lock:
             self._raise_if_tripped()
@@ -504,7 +514,7 @@ class Session:
             self.ledger.failures.pop(call.id, None)
             given = completion
             if self.mode.writes:
-                self._record(call, answered, shared=shared)
+                self._record(call, answered, found, shared=shared)
             elif self.mode is Mode.VERIFY:
                 given = self._compare(call, completion, prompt_sha256)
             if shared:
@@ -515,12 +525,17 @@ class Session:
         self._leave(call, answered)
         return given
 
-    def _record(self, call: PendingCall, answered: Answered, *, shared: bool) -> None:
+    def _record(
+        self, call: PendingCall, answered: Answered, in_answer: Counter[str], *, shared: bool
+    ) -> None:
         binding = call.sent.binding
         environment = self._bindings.environment_of(binding)
+        stored, in_request = self._masker.request(call.sent)
+        self.ledger.masked.update(in_request + in_answer)
+        kinds = {"request": sorted(in_request), "response": sorted(in_answer)}
         self._require_store().add(
             CallRecord.make(
-                request=call.sent,
+                request=stored,
                 completion=answered.completion,
                 scope=call.caller.scope,
                 i=call.i,
@@ -532,6 +547,7 @@ class Session:
                 env=environment.sha256,
                 prompt_sha256=answered.prompt_sha256,
                 shared=shared,
+                masked={where: found for where, found in kinds.items() if found},
             ),
             binding,
             environment,

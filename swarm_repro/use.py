@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +12,13 @@ from types import TracebackType
 from typing import TypeVar, cast
 
 from swarm_repro.cassette.records import SeedPolicy
-from swarm_repro.errors import UsageError
+from swarm_repro.errors import CredentialsMaskedWarning, UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import intercept_llama_cpp
 from swarm_repro.intercept.routes import Belonging
+from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
-from swarm_repro.opening import conclude, header_of, one_of, open_session
+from swarm_repro.opening import conclude, describe_masked, header_of, one_of, open_session
 from swarm_repro.session import Session
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -51,6 +53,7 @@ class use_cassette:
         hosted: Iterable[str] = (),
         others: str = "refuse",
         discard: bool = False,
+        redact: Redact | None = None,
     ) -> None:
         """Describe the use of a cassette; nothing is opened before the block begins.
 
@@ -74,6 +77,9 @@ class use_cassette:
             others: What becomes of requests that do not belong, in modes that call: ``refuse`` or
                 ``pass``. A replay always refuses them.
             discard: Throw away what an interrupted recording left.
+            redact: Takes each text of a request or an answer before it is stored, and gives what
+                may be stored; the program gets the answer so too. Known credentials are masked in
+                any case.
 
         Raises:
             UsageError: An unknown mode, seed policy or rule.
@@ -84,6 +90,7 @@ class use_cassette:
         self._belonging = Belonging.of(hosts=hosts, hosted=hosted)
         self._others = one_of("others", others, ("refuse", "pass"))
         self._discard = discard
+        self._redact = redact
         self._header = header_of(seed_policy=seed_policy, strict=strict, requests=requests)
         self._open: tuple[Session, ExitStack] | None = None
 
@@ -117,6 +124,7 @@ class use_cassette:
             seed=self._seed,
             discard=self._discard,
             owner=owner,
+            redact=self._redact,
         )
         with ExitStack() as stack:
             stack.callback(session.close)
@@ -149,13 +157,18 @@ class use_cassette:
             BackendError: A call failed and never succeeded after.
             DifferenceError: An answer is not the recorded one (mode ``verify``).
         """
-        self.end(judge=error is None)
+        masked = self.end(judge=error is None)
+        if masked is not None:
+            warnings.warn(masked, CredentialsMaskedWarning, stacklevel=2)
 
-    def end(self, *, judge: bool) -> None:
+    def end(self, *, judge: bool) -> str | None:
         """As ``__exit__``, for what is built on it.
 
         Args:
             judge: Whether to write the cassette, or to say what was not played.
+
+        Returns:
+            Which credentials are masked in what was recorded, in one line, if any.
         """
         if self._open is None:
             raise UsageError(f"this use of {self._path} has not begun")
@@ -164,6 +177,7 @@ class use_cassette:
         with stack:
             if judge:
                 conclude(session)
+        return describe_masked(session)
 
     async def __aenter__(self) -> Session:
         """As ``__enter__``."""

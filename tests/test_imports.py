@@ -18,8 +18,19 @@ PACKAGE = Path(swarm_repro.__file__).parent
 #: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
 #: one layer know nothing of each other. Source: docs/explanation/architecture.md.
 LAYERS: list[list[set[str]]] = [
-    [{"errors", "canonical", "sampling", "printable", "dialects", "mode"}],
-    [{"model", "request", "completion", "difference", "environment", "caller", "weights"}],
+    [{"errors", "canonical", "sampling", "printable", "dialects", "mode", "credentials"}],
+    [
+        {
+            "model",
+            "request",
+            "completion",
+            "difference",
+            "environment",
+            "caller",
+            "weights",
+            "masking",
+        }
+    ],
     [{"cassette"}, {"backends"}, {"serving"}],
     [{"bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],

@@ -136,6 +136,7 @@ class CallRecord:
         duration_s: How long the backend took.
         texts: All texts of the file, by digest.
         shared: Whether it was answered with an identical call that was in flight.
+        masked: Kinds of the credentials that marks stand for, in ``request`` and ``response``.
     """
 
     scope: str
@@ -158,6 +159,7 @@ class CallRecord:
     duration_s: float
     texts: Mapping[str, str] = field(repr=False, compare=False)
     shared: bool = False
+    masked: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -175,12 +177,13 @@ class CallRecord:
         env: str,
         prompt_sha256: str | None,
         shared: bool = False,
+        masked: Mapping[str, Sequence[str]] | None = None,
     ) -> CallRecord:
         """Record a call.
 
         Args:
-            request: As it was sent.
-            completion: As it came.
+            request: As it was sent, but for masked credentials.
+            completion: As it came, likewise.
             scope: Who called.
             i: Ordinal in the scope.
             n: Repeat of the asked key in the scope.
@@ -191,6 +194,7 @@ class CallRecord:
             env: SHA-256 of the environment record.
             prompt_sha256: Digest of the rendered prompt.
             shared: Whether it was answered with an identical call that was in flight.
+            masked: Kinds of the credentials that were masked.
         """
         texts: dict[str, str] = {}
         body = cast("dict[str, object]", intern(dict(request.body), texts))
@@ -216,6 +220,7 @@ class CallRecord:
             duration_s=round(completion.duration_s, 6),
             texts=texts,
             shared=shared,
+            masked=masked or {},
         )
 
     def require_types(self) -> None:
@@ -245,6 +250,8 @@ class CallRecord:
             and all(isinstance(member, dict) for member in objects)
             and all(member is None or isinstance(member, str) for member in known)
             and isinstance(duration, (int, float))
+            and isinstance(self.masked, dict)
+            and all(isinstance(kinds, list) for kinds in self.masked.values())
         ):
             raise LineError("the call has a member of the wrong type")
 
@@ -315,6 +322,7 @@ class CallRecord:
             "prompt_sha256": self.prompt_sha256,
             "duration_s": self.duration_s,
             **({"shared": True} if self.shared else {}),
+            **({"masked": self.masked} if self.masked else {}),
         }
 
     @classmethod
@@ -356,6 +364,7 @@ class CallRecord:
                 duration_s=cast("float", record["duration_s"]),
                 texts=texts,
                 shared=record.get("shared") is True,
+                masked=cast("dict[str, list[str]]", record.get("masked", {})),
             )
             call.require_types()
         except (KeyError, TypeError, IndexError, AttributeError) as error:

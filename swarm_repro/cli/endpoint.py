@@ -26,7 +26,9 @@ def require_extra() -> None:
 
 
 def tell(session: Session) -> None:
-    """One line on what a session did, on stderr."""
+    """One line on what a session did, on stderr; another one if credentials are masked in it."""
+    from swarm_repro.opening import describe_masked
+
     ledger = session.ledger
     counts = f"{ledger.hits} calls from the cassette, {ledger.called} from the model"
     if ledger.shared:
@@ -34,3 +36,6 @@ def tell(session: Session) -> None:
     if ledger.misses:
         counts += f", {len(ledger.misses)} misses"
     click.echo(f"{session.mode.value}: {counts}", err=True)
+    masked = describe_masked(session)
+    if masked is not None:
+        click.echo(f"note: {masked}", err=True)

@@ -14,7 +14,7 @@ from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.store import open_for_replay
 from swarm_repro.cli.progress import Bar
-from swarm_repro.compare.verify import VerifyOptions, verify_cassette
+from swarm_repro.compare.verify import VerifyOptions, verify_cassette, why_not_asked
 from swarm_repro.compare.verify_report import VerifyReport, text_lines
 from swarm_repro.environment import Environment
 from swarm_repro.errors import UsageError
@@ -96,11 +96,10 @@ def command(
             store, backends.find, options=options, on_answer=bar.phase("asking again")
         )
     _print(report, as_json=as_json)
-    kept = sum(call.endpoint == "opaque" for call in store.calls().values())
-    if kept and not calls:
-        click.echo(
-            f"note: {kept} calls of other APIs were kept as they were, and not asked", err=True
-        )
+    reasons = [why_not_asked(call) for call in store.calls().values()]
+    left_out = [reason for reason in reasons if reason is not None]
+    if left_out and not calls:
+        click.echo(f"note: {len(left_out)} calls were not asked, the first {left_out[0]}", err=True)
     if html is not None:
         from swarm_repro.reporting.html import write_html
 

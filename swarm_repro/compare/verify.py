@@ -177,18 +177,28 @@ def _choose(store: CassetteStore, options: VerifyOptions) -> dict[int, CallRecor
             raise UsageError(
                 f"{store.path} has no call {number}; it has {len(calls)}, numbered from 0"
             )
-        if calls[number].endpoint == "opaque":
+        why = why_not_asked(calls[number])
+        if why is not None:
             raise UsageError(
-                f"call {number} of {store.path} was kept as it was for {calls[number].model}: only "
-                "the program that made it can ask it again, in mode verify"
+                f"call {number} of {store.path} {why}: only the program that made it can ask it "
+                "again, in mode verify"
             )
-    asked = [number for number, call in enumerate(calls) if call.endpoint != "opaque"]
+    asked = [number for number, call in enumerate(calls) if why_not_asked(call) is None]
     if not asked:
         raise UsageError(
-            f"{store.path} holds only calls that were kept as they were: run the program that "
-            "made them in mode verify"
+            f"of {store.path} no call can be asked again, the first {why_not_asked(calls[0])}: "
+            "run the program that made them in mode verify"
         )
     return {number: calls[number] for number in sorted({*options.calls} or asked)}
+
+
+def why_not_asked(call: CallRecord) -> str | None:
+    """Why what is recorded of a request is not enough to send it again."""
+    if call.endpoint == "opaque":
+        return f"was kept as it was for {call.model}"
+    if "request" in call.masked:
+        return f"was sent with a credential ({', '.join(call.masked['request'])})"
+    return None
 
 
 def _targets(

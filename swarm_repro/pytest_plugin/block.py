@@ -6,6 +6,7 @@ import fcntl
 import inspect
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,12 @@ from typing import Any
 import pytest
 
 from swarm_repro.canonical import text_sha256
-from swarm_repro.errors import CassetteAccessError, SessionTripped, SwarmReproError
+from swarm_repro.errors import (
+    CassetteAccessError,
+    CredentialsMaskedWarning,
+    SessionTripped,
+    SwarmReproError,
+)
 from swarm_repro.intercept.network import refuse_network
 from swarm_repro.mode import Mode
 from swarm_repro.pytest_plugin.names import MARKER, default_path, marked_path, name_of
@@ -85,7 +91,9 @@ class CassetteBlock:
         if not getattr(self._item, "_excinfo", None):  # of a unittest.TestCase, which raises not
             self._is_judged = True
             with self._failing():
-                self._use.end(judge=True)
+                masked = self._use.end(judge=True)
+            if masked is not None:
+                warnings.warn(masked, CredentialsMaskedWarning, stacklevel=1)
 
     def close(self) -> None:
         """Let go of the cassette."""

@@ -16,6 +16,7 @@ from swarm_repro.cassette.records import RunRecord
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.errors import ExitCode
 from swarm_repro.mode import Mode
+from swarm_repro.opening import describe_masked
 from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
@@ -122,6 +123,9 @@ def judge(
         outcome.changes = store.finish(
             used=session.ledger.used, run=fresh, keep=plan.mode is Mode.AUTO
         )
+        masked = describe_masked(session)
+        if masked is not None:
+            outcome.notes.append(masked)
         return
     expected = recorded.calls if recorded else frozenset(store.calls())
     missing = session.unplayed(expected)
