@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import get_args
+from typing import BinaryIO, get_args
 
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.lines import LineError, encode_response, intern
+from swarm_repro.cassette.lines import LineError, encode_response, intern, lines_of
 from swarm_repro.cassette.mend import mended_lines
 from swarm_repro.cassette.reader import (
     CONFLICT_MARKS,
@@ -92,7 +92,7 @@ def check_cassette(path: Path) -> Examination:
     mended: Cassette | None = None
     try:
         with open_cassette(path) as file:
-            cassette = examiner.read(examiner.lines_of(file))
+            cassette = examiner.read(examiner.as_written(file))
         examiner.conclude(cassette)
     except CassetteDamagedError as error:
         mended = _mended(path)
@@ -142,7 +142,7 @@ def repair(found: Examination, target: Path) -> None:
 def _mended(path: Path) -> Cassette | None:
     """The records of a file whose damage is flipped bits and line ends, proven to be right."""
     with open_cassette(path) as file:
-        lines = mended_lines(_Examiner(path).lines_of(file))
+        lines = mended_lines(_Examiner(path).as_written(file))
     if lines is None:
         return None
     examiner = _Examiner(path)
@@ -163,9 +163,9 @@ class _Examiner(RecordReader):
         #: Whether runs and witnesses, which name calls by their places, can be believed.
         self._places_are_known = True
 
-    def lines_of(self, file: Iterable[bytes]) -> Iterator[bytes]:
+    def as_written(self, file: BinaryIO) -> Iterator[bytes]:
         """The lines as they were before an editor or git changed their ends."""
-        for number, given in enumerate(file, start=1):
+        for number, given in enumerate(lines_of(file), start=1):
             line = given
             self._number = number
             if number == 1 and line.startswith(_BOM):
@@ -243,7 +243,7 @@ class _Examiner(RecordReader):
         if self._is_part:
             return
         with open_cassette(self.path) as file:
-            lines = zip_longest(file, canonical_lines(cassette))
+            lines = zip_longest(lines_of(file), canonical_lines(cassette))
             for number, (found, expected) in enumerate(lines, start=1):
                 if found != expected:
                     why = "not what a recorder writes at this place: the file was put together anew"

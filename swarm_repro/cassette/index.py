@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
-from swarm_repro.cassette.lines import LineError, decode_line
+from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
 from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
 from swarm_repro.completion import Completion
@@ -141,7 +141,7 @@ class CassetteIndex:
             self.texts: Mapping[str, str] = _Texts(path, places, self._read_text)
             reader = _IndexReader(path, places, self.texts)
             lines = stack.enter_context(open_cassette(path))
-            self.cassette = reader.read(_told(lines, path.stat().st_size, on_read))
+            self.cassette = reader.read(_told(lines_of(lines), path.stat().st_size, on_read))
             reader.require_end()
             self._open = stack.pop_all()
         self.entries = reader.entries

@@ -6,10 +6,10 @@ Source: docs/reference/cassette.md.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import zlib
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import BinaryIO
 
 import orjson
 
@@ -22,6 +22,10 @@ TEXT_MIN_BYTES = 256
 
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
 CHECKSUM_BYTES = len(b',"crc32":"00000000"}\n')
+#: What memory a line may take: no recorder writes a longer one.
+MOST_LINE_BYTES = 1 << 26
+#: How deeply the encoder nests; Python's own recursion ends later.
+_MOST_NESTED = 254
 _REFERENCE = "$text"
 _MARK = b'$text"'
 _ESCAPED_MARK = b'$$text"'
@@ -40,10 +44,25 @@ def encode_line(record: Mapping[str, object]) -> bytes:
     """One record as a line: compact JSON, CRC-32 of it as last member, a line feed.
 
     Raises:
-        RequestError: The record holds something that is not JSON.
+        RequestError: The record holds something that is not JSON, or too much.
     """
     body = encode_json(record)
+    if len(body) + CHECKSUM_BYTES > MOST_LINE_BYTES:
+        raise RequestError(
+            f"a {record.get('record')} of {len(body) >> 20} MiB is too long for a cassette, whose "
+            f"lines have at most {MOST_LINE_BYTES >> 20} MiB"
+        )
     return b'%s,"crc32":"%08x"}\n' % (body[:-1], zlib.crc32(body))
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, line feeds included, each in bounded memory.
+
+    Args:
+        file: Open for reading. Of a line that is too long a piece is given, which is no record.
+    """
+    while line := file.readline(MOST_LINE_BYTES + 1):
+        yield line
 
 
 def decode_line(line: bytes) -> dict[str, object]:
@@ -52,6 +71,10 @@ def decode_line(line: bytes) -> dict[str, object]:
     Raises:
         LineError: No checksum, a wrong one, or no JSON object.
     """
+    if len(line) > MOST_LINE_BYTES:
+        raise LineError(
+            f"a line of more than {MOST_LINE_BYTES >> 20} MiB, which no recorder writes"
+        )
     match = _CHECKSUM.fullmatch(line[-CHECKSUM_BYTES:])
     if match is None:
         raise LineError("no checksum: the line is torn, or not a cassette record")
@@ -64,7 +87,17 @@ def decode_line(line: bytes) -> dict[str, object]:
         raise LineError(f"not JSON: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("record"), str):
         raise LineError("not a cassette record")
+    if body.count(b"{") + body.count(b"[") > _MOST_NESTED:
+        _require_shallow(record)
     return record
+
+
+def _require_shallow(record: object) -> None:
+    """Refuse what no recorder could have encoded."""
+    try:
+        encode_json(record)
+    except RequestError as error:
+        raise LineError("nested too deeply") from error
 
 
 def intern(value: object, texts: MutableMapping[str, str]) -> object:
@@ -206,7 +239,9 @@ def decode_response(
     try:
         body = _decode_body(stored, texts)
         status, content_type, digest = stored["status"], stored["type"], stored["sha256"]
-    except (KeyError, TypeError, binascii.Error) as error:
+    except LineError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise LineError(f"the response cannot be read: {error}") from error
     if not isinstance(status, int) or not isinstance(content_type, str):
         raise LineError("the response has no status or content type")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swarm_repro.canonical import text_sha256
-from swarm_repro.cassette.lines import LineError, decode_line
+from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.records import (
     FORMAT,
     CallId,
@@ -69,7 +69,7 @@ def read_cassette(path: Path) -> Cassette:
     """
     with open_cassette(path) as file:
         reader = RecordReader(path)
-        cassette = reader.read(file)
+        cassette = reader.read(lines_of(file))
     reader.require_end()
     return cassette
 
@@ -93,7 +93,7 @@ def read_part(path: Path) -> tuple[Cassette, int] | None:
     whole = data[: data.rfind(b"\n") + 1]
     if not whole:
         return None
-    return RecordReader(path, superseding=True).read(io.BytesIO(whole)), len(whole)
+    return RecordReader(path, superseding=True).read(lines_of(io.BytesIO(whole))), len(whole)
 
 
 @contextlib.contextmanager

@@ -447,7 +447,7 @@ class RunRecord:
         """
         try:
             artifacts = cast("dict[str, dict[str, str]]", record["artifacts"])
-            return cls(
+            run = cls(
                 scenario=cast("str", record["scenario"]),
                 scenario_sha256=cast("str", record["scenario_sha256"]),
                 seed=cast("int | None", record["seed"]),
@@ -463,6 +463,23 @@ class RunRecord:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LineError(f"the run cannot be read: {error!r}") from error
+        run._require_types()
+        return run
+
+    def _require_types(self) -> None:
+        versions: object = self.versions
+        metrics: tuple[object, ...] = self.metrics
+        texts: list[object] = [self.scenario, self.scenario_sha256]
+        for artifact in self.artifacts.values():
+            texts += [artifact.sha256, artifact.rounded_sha256]
+        if not (
+            isinstance(versions, dict)
+            and all(isinstance(text, str) for text in (*texts, *versions.values()))
+            and all(isinstance(epoch, dict) for epoch in metrics)
+            and all(type(number) is int for number in (self.epochs, self.steps))
+            and (self.seed is None or type(self.seed) is int)
+        ):
+            raise LineError("the run has a member of the wrong type")
 
 
 def env_at(envs: Sequence[str], place: object) -> str:
@@ -509,7 +526,15 @@ def spans_of(ranges: object, count: int) -> list[range]:
     """
     if not isinstance(ranges, list):
         raise LineError("calls is not a list of ranges")
+    stop = 0
     for pair in ranges:
-        if not isinstance(pair, list) or len(pair) != 2 or not 0 <= pair[0] < pair[1] <= count:
+        # One after the other, so that a short line cannot stand for more than the file holds.
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(type(place) is int for place in pair)
+            and stop <= pair[0] < pair[1] <= count
+        ):
             raise LineError(f"a range of calls that the file does not hold: {pair}")
+        stop = pair[1]
     return [range(*pair) for pair in ranges]
