@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,3 +181,26 @@ def test_a_replay_through_a_session_imports_neither_openai_nor_llama_cpp(tmp_pat
         "Session(mode=Mode.REPLAY, header=store.header, store=store)"
     )
     assert loaded_by("-c", program).isdisjoint(HEAVY)
+
+
+#: What runs code, or may, when it is given data.
+RUNS_DATA = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+UNSAFE_CALLS = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"}
+#: ``exec`` runs the program that the user named.
+MAY = {("program.py", "exec")}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_data_is_run(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {name.partition(".")[0] for name in imports(tree, "swarm_repro")}
+    assert not imported & RUNS_DATA
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert {(path.name, name) for name in called & UNSAFE_CALLS} <= MAY
+
+
+def test_the_tests_that_the_promises_name_are_there() -> None:
+    root = PACKAGE.parent
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (root / "SECURITY.md").read_text("utf-8")))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (root / name).is_file()] == []
