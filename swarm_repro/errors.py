@@ -23,6 +23,10 @@ a NOOP, so a missing recording would look like an agent that had nothing to say:
 
     SessionTripped(BaseException)
     └── ReplayMiss                      3   a call the cassette does not hold
+
+What is said and stops nothing::
+
+    CredentialsMaskedWarning(UserWarning)   a recording holds marks in place of credentials
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _tell(one: _Checked) -> None:
         f"{len(whole.envs)} environments, {len(whole.runs)} runs"
     )
     state = "whole" if one.is_whole else "damaged"
-    if one.found.lost:
+    if not one.is_whole:
         counts = f"calls lost: {one.found.lost}; whole: {counts}"
     if one.secrets:
         counts = f"calls with credentials: {len(one.secrets)}; {counts}"
