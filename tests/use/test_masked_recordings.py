@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx2
+import httpx
 import openai
 import orjson
 import pytest
@@ -84,7 +84,7 @@ def test_another_credential_is_another_call(tmp_path: Path, stub: StubServer) ->
 
     def ask(url: str, secret: str) -> str:
         body = {"model": "stub", "messages": [{"role": "user", "content": secret}]}
-        return httpx2.post(f"{url}/chat/completions", json=body).text
+        return httpx.post(f"{url}/chat/completions", json=body).text
 
     with pytest.warns(CredentialsMaskedWarning), use_cassette(path, mode="record"):
         answers = [ask(stub.base_url, secret) for secret in (one, two)]
@@ -114,7 +114,7 @@ def test_a_users_own_redaction(tmp_path: Path, stub: StubServer) -> None:
 
     def ask(url: str) -> str:
         body = {"model": "stub", "messages": [{"role": "user", "content": "I am Ada Lovelace"}]}
-        return httpx2.post(f"{url}/chat/completions", json=body).text
+        return httpx.post(f"{url}/chat/completions", json=body).text
 
     def redact(text: str) -> str:
         return text.replace("Ada Lovelace", "[name]")
