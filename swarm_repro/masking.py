@@ -25,7 +25,7 @@ OWN_RULE = "own rule"
 _SPELLED = frozenset(
     {"logprobs", "completion_probabilities", "top_logprobs", "probs", "tokens", "token_ids"}
 )
-_TEXTS_AT_HAND = 4096
+_TEXTS_AT_HAND = 256  # system prompts come call after call
 _SHORTEST = 8  # characters; no rule knows a shorter credential
 
 #: The members and places that lead to a value inside a document.

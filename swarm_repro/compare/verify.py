@@ -23,6 +23,7 @@ from swarm_repro.errors import (
     StrictModeError,
     UsageError,
 )
+from swarm_repro.masking import Masker
 from swarm_repro.model import ModelBinding
 from swarm_repro.request import Request
 
@@ -261,6 +262,8 @@ def _ask(call: _Asked, *, strict: bool, first: bool) -> None:
     except (BackendError, RequestError) as error:
         call.failure = str(error)
         return
+    if "response" in call.record.masked:
+        answer, _ = Masker().completion(answer)  # a mark is compared with a mark
     call.answers.append(answer)
     if digest is not None and call.record.prompt_sha256 is not None:
         call.prompt_differs = digest != call.record.prompt_sha256

@@ -198,3 +198,18 @@ def test_a_call_with_a_masked_request_is_not_asked_again_by_verify(
     assert done.returncode == 2
     assert "was sent with a credential" in done.stderr
     assert len(stub.chats) == before
+
+
+def test_verify_compares_an_answer_that_holds_a_credential_with_what_is_stored_of_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "c.jsonl"
+    with running_stub(reply=lambda _body: f"The key is {SAMPLES['Groq key']}") as stub:
+        body = {"model": "stub", "messages": [{"role": "user", "content": "tell me"}]}
+        with pytest.warns(CredentialsMaskedWarning), use_cassette(path, mode="record"):
+            httpx.post(f"{stub.base_url}/chat/completions", json=body)
+        done = swarm_repro("verify", path, "--server", stub.root, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        stub.reply = lambda _body: f"The key is {SAMPLES['Groq key'][:-1]}0"
+        done = swarm_repro("verify", path, "--server", stub.root, cwd=tmp_path)
+        assert done.returncode == 1, "another key is another answer"
