@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import openai
 import orjson
 import pytest
@@ -50,6 +49,15 @@ def conversation(url: str) -> list[str]:
     return said
 
 
+def ask(url: str, text: str) -> str:
+    """The body of the answer to one message."""
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.with_raw_response.create(
+            model="stub", messages=[{"role": "user", "content": text}]
+        )
+        return answer.text
+
+
 def on_disk(folder: Path) -> str:
     """All that is stored, as it stands there and as JSON text shows it."""
     data = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
@@ -82,10 +90,6 @@ def test_another_credential_is_another_call(tmp_path: Path, stub: StubServer) ->
     path = tmp_path / "c.jsonl"
     one, two = SAMPLES["Groq key"], SAMPLES["Groq key"].replace("aB3d", "dB3a")
 
-    def ask(url: str, secret: str) -> str:
-        body = {"model": "stub", "messages": [{"role": "user", "content": secret}]}
-        return httpx.post(f"{url}/chat/completions", json=body).text
-
     with pytest.warns(CredentialsMaskedWarning), use_cassette(path, mode="record"):
         answers = [ask(stub.base_url, secret) for secret in (one, two)]
     with use_cassette(path):
@@ -112,10 +116,6 @@ def test_verify_compares_marks_with_marks(tmp_path: Path, stub: StubServer) -> N
 def test_a_users_own_redaction(tmp_path: Path, stub: StubServer) -> None:
     path = tmp_path / "c.jsonl"
 
-    def ask(url: str) -> str:
-        body = {"model": "stub", "messages": [{"role": "user", "content": "I am Ada Lovelace"}]}
-        return httpx.post(f"{url}/chat/completions", json=body).text
-
     def redact(text: str) -> str:
         return text.replace("Ada Lovelace", "[name]")
 
@@ -123,11 +123,11 @@ def test_a_users_own_redaction(tmp_path: Path, stub: StubServer) -> None:
         pytest.warns(CredentialsMaskedWarning, match="own rule"),
         use_cassette(path, mode="record", redact=redact),
     ):
-        recorded = ask(stub.base_url)
+        recorded = ask(stub.base_url, "I am Ada Lovelace")
     assert json.loads(recorded)["choices"][0]["message"]["content"] == "noted: I am [name]"
     assert "Lovelace" not in on_disk(tmp_path)
     with use_cassette(path):
-        assert ask(NOWHERE) == recorded
+        assert ask(NOWHERE, "I am Ada Lovelace") == recorded
 
 
 # --- Files of before.
@@ -205,9 +205,8 @@ def test_verify_compares_an_answer_that_holds_a_credential_with_what_is_stored_o
 ) -> None:
     path = tmp_path / "c.jsonl"
     with running_stub(reply=lambda _body: f"The key is {SAMPLES['Groq key']}") as stub:
-        body = {"model": "stub", "messages": [{"role": "user", "content": "tell me"}]}
         with pytest.warns(CredentialsMaskedWarning), use_cassette(path, mode="record"):
-            httpx.post(f"{stub.base_url}/chat/completions", json=body)
+            ask(stub.base_url, "tell me")
         done = swarm_repro("verify", path, "--server", stub.root, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         stub.reply = lambda _body: f"The key is {SAMPLES['Groq key'][:-1]}0"
