@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, get_args
 
 from swarm_repro.canonical import encode_json
+from swarm_repro.cassette.archive import SUFFIX, is_archive
 from swarm_repro.cassette.lines import LineError, encode_response, intern, lines_of
 from swarm_repro.cassette.mend import mended_lines
 from swarm_repro.cassette.reader import (
@@ -118,7 +119,9 @@ def check_cassette(path: Path) -> Examination:
 def repaired_path(path: Path) -> Path:
     """Where ``repair`` writes: ``x.jsonl`` and its ``.part`` become ``x.repaired.jsonl``."""
     named = path.with_suffix("") if path.suffix == _PART else path
-    return named.with_name(f"{named.stem}.repaired{named.suffix}")
+    ending = SUFFIX if is_archive(named) else ""
+    named = named.with_name(named.name.removesuffix(ending))
+    return named.with_name(f"{named.stem}.repaired{named.suffix}{ending}")
 
 
 def repair(found: Examination, target: Path) -> None:

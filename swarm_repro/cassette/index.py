@@ -7,6 +7,7 @@ few hundred bytes a call, so that files of hundreds of thousands of calls can be
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -141,7 +142,8 @@ class CassetteIndex:
             self.texts: Mapping[str, str] = _Texts(path, places, self._read_text)
             reader = _IndexReader(path, places, self.texts)
             lines = stack.enter_context(open_cassette(path))
-            self.cassette = reader.read(_told(lines_of(lines), path.stat().st_size, on_read))
+            size = os.fstat(lines.fileno()).st_size
+            self.cassette = reader.read(_told(lines_of(lines), size, on_read))
             reader.require_end()
             self._open = stack.pop_all()
         self.entries = reader.entries

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swarm_repro.canonical import text_sha256
+from swarm_repro.cassette.archive import LFS_POINTER, is_archive, unpacked
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.records import (
     FORMAT,
@@ -26,7 +27,6 @@ from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, Reques
 from swarm_repro.model import ModelBinding
 from swarm_repro.request import KEY_VERSION
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONFLICT_MARKS = (b"<<<<<<< ", b"=======\n", b">>>>>>> ")
 
 
@@ -101,7 +101,9 @@ def open_cassette(path: Path) -> Iterator[BinaryIO]:
     """Open a cassette's bytes for reading.
 
     Raises:
-        CassetteAccessError: Missing, a folder, a pipe, or unreadable.
+        CassetteAccessError: Missing, a folder, a pipe, or unreadable; an archive that unpacks to
+            more than the limit.
+        CassetteDamagedError: A damaged archive.
     """
     if path.is_dir():
         raise CassetteAccessError(f"{path} is a folder; name a cassette file in it")
@@ -109,7 +111,7 @@ def open_cassette(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise CassetteAccessError(f"{path} is a pipe or a device; name a cassette file")
     try:
-        with path.open("rb") as file:
+        with (unpacked(path) if is_archive(path) else path).open("rb") as file:
             yield file
     except FileNotFoundError as error:
         raise CassetteAccessError(
@@ -321,7 +323,7 @@ def foreign(line: bytes) -> str | None:
     """What a line is that is no record, where that can be told."""
     if line.endswith(b"\r\n"):
         return "the line ends were converted to Windows'; put '*.jsonl -text' into .gitattributes"
-    if line.startswith(_LFS_POINTER):
+    if line.startswith(LFS_POINTER):
         return "this is a Git LFS pointer, not the cassette; run: git lfs pull"
     if line.startswith(CONFLICT_MARKS):
         return (

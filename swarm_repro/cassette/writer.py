@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from swarm_repro.cassette.archive import is_archive, pack
 from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.reader import Cassette
 from swarm_repro.cassette.records import CallId, CallRecord, Header, to_ranges
@@ -192,7 +193,7 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
 
     Args:
         cassette: What to write.
-        path: Where to.
+        path: Where to; ``.zst`` is written compressed.
 
     Raises:
         CassetteAccessError: The folder is not writable or the disk is full; a file that was there
@@ -204,7 +205,10 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.writelines(canonical_lines(cassette))
+            if is_archive(path):
+                pack(canonical_lines(cassette), file)
+            else:
+                file.writelines(canonical_lines(cassette))
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(_mode_for(path))
