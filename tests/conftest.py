@@ -24,6 +24,7 @@ def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """Keep the tests' servers out of the user's state folder, and the user's out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("SWARM_REPRO_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

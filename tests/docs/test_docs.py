@@ -51,6 +51,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith(("SWARM_REPRO_", "LLAMA_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SWARM_REPRO_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "80")
     # A reader's folder need not configure pytest-asyncio, which warns of that.
