@@ -5,13 +5,14 @@
 The same client asks the same requests of
 
 * stub: an HTTP server on loopback that answers at once, in a process of its own;
+* nothing: a transport that has the answer in memory, which is what the client itself costs;
 * replay: a cassette of 10, 1,000 and 100,000 recorded calls;
 * vcrpy and cassetter, matching bodies, each in an environment of its own, with 10 and 1,000 calls
   that they recorded from the stub themselves.
 
-Stub and replay take turns in one process, with one client, in blocks of 25 calls of which the first
-five do not count: a shared machine is now fast, now slow, and two processes differ. Of each way the
-median, and the ratio of the two. There are several such processes; shown are the medians of their
+Stub, nothing and replay take turns in one process, in blocks of 25 calls of which the first five do
+not count: a shared machine is now fast, now slow, and two processes differ. Of each way the median,
+and its ratio to the stub's. There are several such processes; shown are the medians of their
 figures, and the least and greatest ratio.
 The peers have processes of their own, and their ratio is to the median of the stub's.
 """
@@ -19,6 +20,7 @@ The peers have processes of their own, and their ratio is to the median of the s
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -30,6 +32,7 @@ import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +46,9 @@ from swarm_repro.completion import Completion  # noqa: E402
 from swarm_repro.model import ModelBinding, ModelIdentity  # noqa: E402
 from swarm_repro.request import Request  # noqa: E402
 
+WAYS = ("stub", "nothing", "replay")
 BLOCK, UNCOUNTED = 25, 5
+JSON = b"application/json; charset=utf-8"
 SIZES = (10, 1_000, 100_000)
 
 PEER_SIZES = (10, 1_000)
@@ -134,23 +139,9 @@ def make_cassette(
     cassette.envs[MACHINE.sha256] = MACHINE
     for number in range(size):
         request = Request("chat", model, "/v1/chat/completions", body_of(number))
-        text = json.dumps(
-            {
-                "choices": [
-                    {"index": 0, "message": {"role": "assistant", "content": f"answer {number}"}}
-                ],
-                "created": number,
-                "model": "stub",
-                "object": "chat.completion",
-                "usage": {"completion_tokens": 8, "prompt_tokens": 100, "total_tokens": 108},
-                "id": f"chatcmpl-{number}",
-                "timings": {"predicted_ms": 9147.418, "prompt_ms": 3058.387},
-            },
-            separators=(",", ":"),
-        )
         call = CallRecord.make(
             request=request,
-            completion=Completion(200, "application/json; charset=utf-8", text.encode(), 0.5),
+            completion=Completion(200, JSON.decode(), answer_of(number), 0.5),
             scope=scope_of(number),
             i=number,
             n=0,
@@ -166,14 +157,43 @@ def make_cassette(
     return list(cassette.calls.values())
 
 
-def time_calls(url: str, calls: int, size: int, cassette: Path) -> tuple[float, float]:
-    """Median seconds of a call to the stub and of one that is replayed, in turns."""
+def answer_of(number: int) -> bytes:
+    """What the model says to the n-th call."""
+    document = {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": f"answer {number}"}}],
+        "created": number,
+        "model": "stub",
+        "object": "chat.completion",
+        "usage": {"completion_tokens": 8, "prompt_tokens": 100, "total_tokens": 108},
+        "id": f"chatcmpl-{number}",
+        "timings": {"predicted_ms": 9147.418, "prompt_ms": 3058.387},
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def from_memory(openai: ModuleType) -> Any:
+    """An HTTP client of the openai client's own library that sends nothing."""
+    library = importlib.import_module("httpx" if openai.__version__.startswith("2.") else "httpx2")
+    body = answer_of(7)
+    headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
+
+    class Memory(library.BaseTransport):  # type: ignore[misc,name-defined]
+        def handle_request(self, request: Any) -> Any:
+            request.read()
+            stream = library.ByteStream(body)
+            return library.Response(200, headers=headers, stream=stream, request=request)
+
+    return library.Client(transport=Memory())
+
+
+def time_calls(url: str, calls: int, size: int, cassette: Path) -> dict[str, float]:
+    """Median seconds of a call in each way, in turns."""
     import openai
 
     from swarm_repro import use_cassette
     from swarm_repro.caller import own_traffic
 
-    def ask(block: range) -> list[float]:
+    def ask(client: Any, block: range) -> list[float]:
         durations = []
         for number in block:
             body = body_of(number * 7919 % size)
@@ -182,23 +202,27 @@ def time_calls(url: str, calls: int, size: int, cassette: Path) -> tuple[float, 
             durations.append(time.perf_counter() - start)
         return durations[UNCOUNTED:]
 
-    to_stub: list[float] = []
-    replayed: list[float] = []
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        while len(replayed) < calls:
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    given: dict[str, Any] = {"base_url": url, "api_key": "none", "max_retries": 0}
+    with (
+        openai.OpenAI(**given) as client,
+        openai.OpenAI(**given, http_client=from_memory(openai)) as alone,
+    ):
+        while len(found["replay"]) < calls:
             # A recorded call is there once: each round is a replay of its own.
             use = use_cassette(cassette)
             use.begin()
             for first in range(0, min(calls, size), BLOCK):
                 block = range(first, min(first + BLOCK, size))
                 with own_traffic():  # not intercepted
-                    to_stub += ask(block)
-                replayed += ask(block)
+                    found["stub"] += ask(client, block)
+                    found["nothing"] += ask(alone, block)
+                found["replay"] += ask(client, block)
             use.end(judge=False)
-    return statistics.median(to_stub), statistics.median(replayed)
+    return {way: statistics.median(durations) for way, durations in found.items()}
 
 
-def in_process_of_its_own(*arguments: object) -> tuple[float, float]:
+def in_process_of_its_own(*arguments: object) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, __file__, "--worker", *map(str, arguments)],
         capture_output=True,
@@ -208,8 +232,8 @@ def in_process_of_its_own(*arguments: object) -> tuple[float, float]:
     )
     if done.returncode != 0:
         raise SystemExit(done.stderr)
-    to_stub, replayed = json.loads(done.stdout.splitlines()[-1])
-    return to_stub, replayed
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def peers(folder: Path, url: str, calls: int, show: Callable[[str, int, float], None]) -> None:
@@ -266,11 +290,12 @@ def main() -> None:
             paths = {size: folder / f"{size}.jsonl" for size in SIZES}
             for size, path in paths.items():
                 make_cassette(path, size)
-            pairs: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
+            found: dict[int, list[dict[str, float]]] = {size: [] for size in SIZES}
             for _ in range(options.rounds):
                 for size, path in paths.items():
-                    pairs[size].append(in_process_of_its_own(url, options.calls, size, path))
-            base = statistics.median(stub for found in pairs.values() for stub, _ in found)
+                    found[size].append(in_process_of_its_own(url, options.calls, size, path))
+            everywhere = [one for processes in found.values() for one in processes]
+            base = statistics.median(one["stub"] for one in everywhere)
 
             def show(name: str, size: int | None, seconds: float, ratios: list[float]) -> None:
                 spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
@@ -281,14 +306,14 @@ def main() -> None:
                     flush=True,
                 )
 
+            def show_way(way: str, size: int | None, processes: list[dict[str, float]]) -> None:
+                seconds = statistics.median(one[way] for one in processes)
+                show(way, size, seconds, [one[way] / one["stub"] for one in processes])
+
             show("stub", None, base, [1.0])
-            for size, found in pairs.items():
-                show(
-                    "replay",
-                    size,
-                    statistics.median(replayed for _, replayed in found),
-                    [replayed / stub for stub, replayed in found],
-                )
+            show_way("nothing", None, everywhere)
+            for size, processes in found.items():
+                show_way("replay", size, processes)
             if not options.no_peers:
                 peers(
                     folder,
