@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import cast
 
+from swarm_repro.cassette.lines import encode_response, intern
 from swarm_repro.cassette.reader import Cassette, reading
 from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.masking import Masker
@@ -47,19 +49,13 @@ def _masked(
         "request": sorted({*call.masked.get("request", ()), *in_request}),
         "response": sorted({*call.masked.get("response", ()), *in_answer}),
     }
-    masked = CallRecord.make(
-        request=request,
-        completion=answer,
-        scope=call.scope,
-        i=call.i,
-        n=call.n,
-        at=call.at,
-        asked=call.asked,
-        sent=call.sent,
-        asked_seed=call.asked_seed,
-        env=call.env,
-        prompt_sha256=call.prompt_sha256,
-        shared=call.shared,
+    texts: dict[str, str] = {}
+    masked = replace(
+        call,
+        path=request.path,
+        stored_body=cast("dict[str, object]", intern(dict(request.body), texts)),
+        stored_response=encode_response(answer, texts),
+        texts=texts,
         masked={where: names for where, names in kinds.items() if names},
     )
     return masked, in_request + in_answer

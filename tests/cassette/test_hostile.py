@@ -184,6 +184,31 @@ def test_short_lines_cannot_stand_for_long_lists(path: Path, whole: bytes) -> No
         read_cassette(path)
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("versions", []),
+        ("versions", {"python": 3}),
+        ("metrics", [1]),
+        ("epochs", "1"),
+        ("seed", "7"),
+        ("scenario", None),
+        ("artifacts", {"a": {"sha256": 1, "rounded_sha256": "b"}}),
+    ],
+)
+def test_a_run_with_a_member_of_the_wrong_type_is_refused(
+    member: str, value: object, path: Path, whole: bytes
+) -> None:
+    records = [orjson.loads(line) for line in whole.splitlines()[:-1]]
+    for record in records:
+        del record["crc32"]
+        if record["record"] == "run":
+            record[member] = value
+    path.write_bytes(finished([encode_line(record) for record in records]))
+    with pytest.raises(CassetteDamagedError, match="the run has a member of the wrong type"):
+        read_cassette(path)
+
+
 def test_no_path_of_a_record_is_opened(path: Path, whole: bytes, tmp_path: Path) -> None:
     bait = tmp_path / "bait"
     bait.write_bytes(b"secret")
