@@ -27,6 +27,7 @@ SCHEMA = json.loads((ROOT / "docs/reference/schemas/audit.schema.json").read_tex
 def test_default_flags_give_several_answers_and_the_recommended_setting_exactly_one(
     model_path: Path, tmp_path: Path
 ) -> None:
+    others = set(state_folder().glob("*.json"))  # a server that other tests of this process share
     done = swarm_repro(
         *("audit", "--model", model_path, "--quick", "--threads", threads(), "--json"),
         *("--settings", "default,one-slot-no-cache", "--html", "audit.html"),
@@ -52,7 +53,7 @@ def test_default_flags_give_several_answers_and_the_recommended_setting_exactly_
     assert report["prompts"][0]["tokens"] > 1000
     parted = [cell["divergence"] for cell in cells.values() if cell["divergence"]]
     assert all(parting["unit"] == "token" for parting in parted)
-    assert not list(state_folder().glob("*.json")), "a server was left"
+    assert set(state_folder().glob("*.json")) <= others, "a server was left"
     assert (tmp_path / "audit.html").stat().st_size > 0
 
 
