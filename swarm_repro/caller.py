@@ -38,6 +38,11 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
+def is_within(scope: str, prefix: str) -> bool:
+    """Whether a scope is one of those that a prefix keeps apart."""
+    return scope == prefix or scope.startswith(f"{prefix}/")
+
+
 @contextmanager
 def scope(name: str, *, seed: int | None = None) -> Iterator[None]:
     """Make all model calls inside the block belong to a scope.

@@ -55,6 +55,7 @@ def open_session(
     discard: bool = False,
     isolated: bool = False,
     owner: str = "",
+    shared: bool = False,
     redact: Redact | None = None,
 ) -> Session:
     """Open a cassette for a session.
@@ -67,20 +68,38 @@ def open_session(
         discard: Throw away what an interrupted recording left.
         isolated: Whether what goes wrong with one call fails that call alone; see ``Session``.
         owner: Whose calls these are in a cassette that several share; see ``Session``.
+        shared: Whether other processes use the cassette at the same time; see ``Session``.
         redact: The user's own redaction of what is stored; see ``Session``.
 
     Raises:
+        UsageError: Processes that share a cassette would record each other's calls anew.
         CassetteAccessError: No cassette to replay; an interrupted or another recording is in the
             way; the file cannot be written.
         CassetteDamagedError: Not the bytes that were written.
     """
+    if shared and mode is Mode.RECORD and not owner:
+        raise UsageError(
+            "who shares a cassette cannot record all of it anew: give each process a scope_prefix, "
+            "whose calls are recorded anew, or use mode='auto' (--auto), which keeps all calls"
+        )
     if mode is None:
         if not path.exists():
             raise CassetteAccessError(
                 f"there is no cassette at {path}; record one with mode='record', or --record"
             )
         mode = Mode.REPLAY
-    store = _open_store(path, mode, header, discard=discard)
+    store: CassetteStore | None = None
+    if mode.writes:
+        store = open_for_recording(
+            path,
+            header,
+            keep=mode is Mode.AUTO,
+            discard_part=discard,
+            shared=shared,
+            replaces=owner if shared and mode is Mode.RECORD else None,
+        )
+    elif mode is not Mode.LIVE:
+        store = open_for_replay(path)
     return Session(
         mode=mode,
         header=store.header if store is not None else header,
@@ -88,16 +107,9 @@ def open_session(
         run_seed=seed,
         isolated=isolated,
         owner=owner,
+        shared=shared,
         redact=redact,
     )
-
-
-def _open_store(path: Path, mode: Mode, header: Header, *, discard: bool) -> CassetteStore | None:
-    if mode is Mode.LIVE:
-        return None
-    if mode.writes:
-        return open_for_recording(path, header, keep=mode is Mode.AUTO, discard_part=discard)
-    return open_for_replay(path)
 
 
 def conclude(session: Session) -> None:
@@ -150,9 +162,9 @@ def describe_masked(session: Session) -> str | None:
 
 
 def describe_unplayed(session: Session) -> str | None:
-    """Which recorded calls were not asked for, in one line; None where all were."""
+    """Which recorded calls were not asked for, in one line; None where all were, or others may."""
     store = session.store
-    if store is None:
+    if store is None or session.is_shared:
         return None
     missing = session.unplayed(frozenset(store.calls()))
     if not missing:

@@ -11,16 +11,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.bindings import Bindings
-from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller
+from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller, is_within
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
-from swarm_repro.cassette.store import CassetteStore
+from swarm_repro.cassette.store import CassetteStore, Staged
 from swarm_repro.completion import (
     Completion,
     require_answer,
@@ -64,6 +65,18 @@ _Sent = TypeVar("_Sent", bound=_HasStatus)
 _HICCUP_WAITS_S = (0.2, 1.0, 3.0)
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """An answer that was judged."""
+
+    call: PendingCall
+    answered: Answered
+    #: What the caller gets.
+    given: Completion
+    staged: Staged | None
+    shared: bool
+
+
 class Session:
     """One recording, replay or comparison."""
 
@@ -80,6 +93,7 @@ class Session:
         on_call: Callable[[PendingCall, Completion], None] | None = None,
         isolated: bool = False,
         owner: str = "",
+        shared: bool = False,
         redact: Redact | None = None,
     ) -> None:
         """Make a session.
@@ -99,6 +113,8 @@ class Session:
                 miss ends the session, and no bad request is forgotten.
             owner: Whose calls these are in a cassette that several share, such as a test's name;
                 its scopes are kept apart from theirs, and only its calls are judged.
+            shared: Whether other processes play the same cassette: which calls are left for them
+                is not this session's to judge.
             redact: The user's own redaction of what is stored, before the public rules.
 
         Raises:
@@ -115,6 +131,7 @@ class Session:
         self.on_call = on_call
         self._isolated = isolated
         self._owner = owner
+        self.is_shared = shared
         self._version_notes = version_notes
         self._store = store
         self._masker = Masker(redact)
@@ -223,7 +240,10 @@ class Session:
         """Begin a call; one that is identical to one in flight waits for its answer."""
         call = self.begin(request)
         while (leader := self._join(call, threading.get_ident())) is not None:
-            self._settle_shared(call, self._failing(call, leader.result))
+            with self.failing(call):
+                answered = leader.result()
+                if answered is not None:
+                    call.answer = self._settle(call, answered, shared=True)
         return call
 
     async def start_async(
@@ -263,12 +283,10 @@ class Session:
         request = await in_turn(prepare) if self.mode.calls_model else prepare()
         call = self.begin(request)
         while (leader := self._join(call, flow)) is not None:
-            try:
+            with self.failing(call):
                 answered = await in_thread(leader.result)
-            except BaseException as error:
-                self.fail(call, error)
-                raise
-            self._settle_shared(call, answered)
+                if answered is not None:
+                    call.answer = await self._settle_async(call, answered, in_thread, shared=True)
         return call
 
     def _join(self, call: PendingCall, flow: object) -> Future[Answered | None] | None:
@@ -284,14 +302,11 @@ class Session:
             call.leads = key
         return leader
 
-    def _settle_shared(self, call: PendingCall, answered: Answered | None) -> None:
-        if answered is not None:
-            call.answer = self._failing(call, lambda: self._settle(call, answered, shared=True))
-
-    def _failing(self, call: PendingCall, work: Callable[[], _T]) -> _T:
-        """Do what the call fails with."""
+    @contextmanager
+    def failing(self, call: PendingCall) -> Iterator[None]:
+        """Note that the call failed with whatever ends the block."""
         try:
-            return work()
+            yield
         except BaseException as error:
             self.fail(call, error)
             raise
@@ -379,8 +394,7 @@ class Session:
 
     def owns(self, call_id: CallId) -> bool:
         """Whether a recorded call is this session's to play, in a cassette that several share."""
-        scope = call_id[0]
-        return not self._owner or scope == self._owner or scope.startswith(f"{self._owner}/")
+        return not self._owner or is_within(call_id[0], self._owner)
 
     def _remember(self, error: SwarmReproError) -> None:
         """Keep what ended a call that never became one, whoever catches it."""
@@ -491,7 +505,46 @@ class Session:
         """
         return self._settle(call, Answered(completion, prompt_sha256), shared=False)
 
+    async def settle_async(
+        self,
+        call: PendingCall,
+        completion: Completion,
+        *,
+        prompt_sha256: str | None,
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> Completion:
+        """As ``settle``, for a program with an event loop, which goes on while the disk writes.
+
+        Args:
+            call: The call it answers.
+            completion: The answer.
+            prompt_sha256: Digest of the rendered prompt.
+            in_thread: Runs what blocks beside the event loop.
+        """
+        answered = Answered(completion, prompt_sha256)
+        return await self._settle_async(call, answered, in_thread, shared=False)
+
+    async def _settle_async(
+        self,
+        call: PendingCall,
+        answered: Answered,
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+        *,
+        shared: bool,
+    ) -> Completion:
+        taken = self._take(call, answered, shared=shared)
+        if taken.staged is not None:
+            await in_thread(taken.staged.wait)
+        return self._keep(taken)
+
     def _settle(self, call: PendingCall, answered: Answered, *, shared: bool) -> Completion:
+        taken = self._take(call, answered, shared=shared)
+        if taken.staged is not None:
+            taken.staged.wait()  # not under the lock: who waits at once waits once
+        return self._keep(taken)
+
+    def _take(self, call: PendingCall, answered: Answered, *, shared: bool) -> _Taken:
+        """Judge an answer, and write it or compare it."""
         found: Counter[str] = Counter()
         if self.mode is not Mode.LIVE:
             # The program gets the answer as it is stored, and so what a replay will give it.
@@ -500,10 +553,7 @@ class Session:
         completion, prompt_sha256 = answered.completion, answered.prompt_sha256
         with self._lock:
             self._raise_if_tripped()
-            if not call.open:
-                raise BackendError(
-                    f"call {call.i} of {call.caller.scope} was given up before its answer came"
-                )
+            _require_open(call)
             require = require_completion if call.sent.endpoint in SAMPLED else require_answer
             require(completion, url=call.sent.path)
             if self.header.strict and completion.usage.cached:
@@ -511,29 +561,38 @@ class Session:
                     f"the backend reused {completion.usage.cached} cached prompt tokens, which "
                     "strict mode rules out: start it with --profile cpu-strict"
                 )
-            self.ledger.failures.pop(call.id, None)
-            given = completion
+            given, staged = completion, None
             if self.mode.writes:
-                self._record(call, answered, found, shared=shared)
+                staged = self._stage(call, answered, found, shared=shared)
             elif self.mode is Mode.VERIFY:
                 given = self._compare(call, completion, prompt_sha256)
-            if shared:
+            return _Taken(call, answered, given, staged, shared=shared)
+
+    def _keep(self, taken: _Taken) -> Completion:
+        """Count a call as answered; what was recorded of it is on the disk."""
+        call = taken.call
+        with self._lock:
+            _require_open(call)
+            if taken.staged is not None:
+                self._require_store().keep(taken.staged)
+            self.ledger.failures.pop(call.id, None)
+            if taken.shared:
                 self.ledger.shared += 1
             else:
                 self.ledger.called += 1
-            self._done(call, given, given.usage.to_json())
-        self._leave(call, answered)
-        return given
+            self._done(call, taken.given, taken.given.usage.to_json())
+        self._leave(call, taken.answered)
+        return taken.given
 
-    def _record(
+    def _stage(
         self, call: PendingCall, answered: Answered, in_answer: Counter[str], *, shared: bool
-    ) -> None:
+    ) -> Staged:
         binding = call.sent.binding
         environment = self._bindings.environment_of(binding)
         stored, in_request = self._masker.request(call.sent)
         self.ledger.masked.update(in_request + in_answer)
         kinds = {"request": sorted(in_request), "response": sorted(in_answer)}
-        self._require_store().add(
+        return self._require_store().stage(
             CallRecord.make(
                 request=stored,
                 completion=answered.completion,
@@ -631,12 +690,9 @@ class Session:
         call = self._begin_shared(request)
         if call.answer is not None:
             return call.answer
-
-        def ask() -> Completion:
+        with self.failing(call):
             digest = self.digest(call, render)
             return self.settle(call, self.send(call, send), prompt_sha256=digest())
-
-        return self._failing(call, ask)
 
     def digest(
         self, call: PendingCall, render: Callable[[Request], Callable[[], str | None]] | None
@@ -775,6 +831,13 @@ class Session:
         if self.ledger.differences:
             return ExitCode.DIFFERENCE
         return ExitCode.OK
+
+
+def _require_open(call: PendingCall) -> None:
+    if not call.open:
+        raise BackendError(
+            f"call {call.i} of {call.caller.scope} was given up before its answer came"
+        )
 
 
 def _present(value: _T | None) -> _T:

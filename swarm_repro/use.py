@@ -54,6 +54,8 @@ class use_cassette:
         others: str = "refuse",
         discard: bool = False,
         redact: Redact | None = None,
+        shared: bool = False,
+        scope_prefix: str = "",
     ) -> None:
         """Describe the use of a cassette; nothing is opened before the block begins.
 
@@ -80,6 +82,13 @@ class use_cassette:
             redact: Takes each text of a request or an answer before it is stored, and gives what
                 may be stored; the program gets the answer so too. Known credentials are masked in
                 any case.
+            shared: Whether other processes use the cassette at the same time, each with a block of
+                its own that says so too. The last to end writes it. Two that record one call (same
+                scope, request and repeat) are in conflict, which the later one is told. Calls that
+                were recorded and not asked for are not this block's to judge.
+            scope_prefix: Keeps the scopes of this block's calls apart from those of others who
+                share the cassette: ``worker-1``, ``worker-1/alice``. Needed to record anew what
+                several share: only calls of this prefix are then replaced.
 
         Raises:
             UsageError: An unknown mode, seed policy or rule.
@@ -91,6 +100,8 @@ class use_cassette:
         self._others = one_of("others", others, ("refuse", "pass"))
         self._discard = discard
         self._redact = redact
+        self._shared = shared
+        self._scope_prefix = scope_prefix
         self._header = header_of(seed_policy=seed_policy, strict=strict, requests=requests)
         self._open: tuple[Session, ExitStack] | None = None
 
@@ -123,7 +134,8 @@ class use_cassette:
             header=self._header,
             seed=self._seed,
             discard=self._discard,
-            owner=owner,
+            owner="/".join(filter(None, (owner, self._scope_prefix))),
+            shared=self._shared,
             redact=self._redact,
         )
         with ExitStack() as stack:

@@ -15,9 +15,9 @@ import orjson
 
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.lines import encode_response
+from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette, reading
 from swarm_repro.cassette.records import CallId, CallRecord
-from swarm_repro.cassette.store import part_path
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteAccessError, UsageError

@@ -157,8 +157,7 @@ class _Examiner(RecordReader):
     """Reads on after damage, and derives what a reader takes on trust."""
 
     def __init__(self, path: Path) -> None:
-        self._is_part = path.suffix == _PART
-        super().__init__(path, superseding=self._is_part)
+        super().__init__(path, is_part=path.suffix == _PART)
         self.findings: list[Finding] = []
         self.lost = 0
         self._number = 0

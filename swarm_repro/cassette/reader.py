@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,28 +73,6 @@ def read_cassette(path: Path) -> Cassette:
     return cassette
 
 
-def read_part(path: Path) -> tuple[Cassette, int] | None:
-    """Read what an interrupted recording left: up to its last whole line.
-
-    Args:
-        path: The ``.part`` file.
-
-    Returns:
-        The records and the length in bytes up to the last whole line, or None where not even the
-        header was written.
-
-    Raises:
-        CassetteAccessError: Unreadable, or of a newer format.
-        CassetteDamagedError: Damage before the last line.
-    """
-    with open_cassette(path) as file:
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    if not whole:
-        return None
-    return RecordReader(path, superseding=True).read(lines_of(io.BytesIO(whole))), len(whole)
-
-
 @contextlib.contextmanager
 def open_cassette(path: Path) -> Iterator[BinaryIO]:
     """Open a cassette's bytes for reading.
@@ -137,15 +114,16 @@ def reading(path: Path, call: CallRecord) -> Iterator[None]:
 class RecordReader:
     """One pass over the lines of a file, each checked before it is believed."""
 
-    def __init__(self, path: Path, *, superseding: bool = False) -> None:
+    def __init__(self, path: Path, *, is_part: bool = False) -> None:
         """Make a reader.
 
         Args:
             path: The file, for messages.
-            superseding: Whether a call may be recorded twice, as in a ``.part``.
+            is_part: Whether it is a ``.part``, with notes of who writes, where a call may be
+                recorded twice.
         """
         self.path = path
-        self._superseding = superseding
+        self._is_part = is_part
         self._ids: list[CallId] = []
         self._envs: list[str] = []
         self._digest = hashlib.sha256()
@@ -267,6 +245,13 @@ class RecordReader:
         elif kind == "witness":
             env = env_at(self._envs, record["env"])
             cassette.witnesses[env] = self.calls_of(record)
+        elif kind == "batch":
+            if not self._is_part:
+                raise LineError(
+                    "an interrupted recording: the end record is missing; give the file back its "
+                    "name, which ends in .part, and go on with --auto"
+                )
+            self.keep_batch(record)
         else:
             raise LineError(f"an unknown record {kind!r}")
 
@@ -290,10 +275,14 @@ class RecordReader:
         """
         del offset, length
         # Going on in another order records a call anew: in a .part the later one counts.
-        if call.id in cassette.calls and not self._superseding:
+        if call.id in cassette.calls and not self._is_part:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
         cassette.calls[call.id] = call
         self._ids.append(call.id)
+
+    def keep_batch(self, record: Mapping[str, object]) -> None:
+        """Take the note of who writes what follows in a ``.part``."""
+        del record
 
     def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
         """The calls that a run or a witness names.

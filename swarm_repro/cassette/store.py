@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from swarm_repro.caller import is_within
 from swarm_repro.cassette.changes import Changes, same_recording
-from swarm_repro.cassette.reader import Cassette, read_cassette, read_part, reading
+from swarm_repro.cassette.part import Part, PartFile, PartWriter, part_path, read_part
+from swarm_repro.cassette.reader import Cassette, read_cassette, reading
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
-from swarm_repro.cassette.writer import PartWriter, lock_part, write_cassette
+from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.model import ModelBinding, require_same_model
-
-
-def part_path(path: Path) -> Path:
-    """Where a recording of this cassette is kept while it runs."""
-    return path.with_name(path.name + ".part")
 
 
 def open_for_replay(path: Path) -> CassetteStore:
@@ -38,6 +35,8 @@ def open_for_recording(
     keep: bool,
     discard_part: bool = False,
     run_id: tuple[object, ...] | None = None,
+    shared: bool = False,
+    replaces: str | None = None,
 ) -> CassetteStore:
     """Open a cassette that calls will be added to.
 
@@ -47,53 +46,71 @@ def open_for_recording(
         keep: Serve and keep what is recorded (``--auto``); else everything is recorded anew.
         discard_part: Throw away what an interrupted recording left.
         run_id: The run that will be recorded (``RunRecord.id``), whose own calls may be replaced.
+        shared: Whether other processes may record into it at the same time. The last of them
+            writes the cassette.
+        replaces: Of a shared cassette: the prefix of the scopes that are recorded anew; None keeps
+            all that was recorded.
 
     Raises:
-        CassetteAccessError: Another scenario's or other settings' cassette; an interrupted
-            recording is in the way; the folder cannot be written.
+        CassetteAccessError: Another scenario's or other settings' cassette; another process is
+            recording it and one of both does not share; an interrupted recording is in the way; the
+            folder cannot be written.
         CassetteDamagedError: Not the bytes that were written.
     """
     if path.is_dir():
         raise CassetteAccessError(f"{path} is a folder; name a cassette file in it")
-    base = read_cassette(path) if path.exists() else None
-    if base is not None:
-        _require_same_experiment(base, header, settings=keep)
-    part = part_path(path)
-    resumed: Cassette | None = None
-    length = 0
-    if part.exists():
-        if discard_part:
-            _discard(part)
-        else:
-            found = read_part(part)
-            if found is None or not found[0].calls:
-                _discard(part)  # nothing was recorded
-            elif not keep:
-                with part.open("rb") as file:
-                    lock_part(file, part)  # one that is going on is none that was interrupted
+    file = PartFile(part_path(path), shared=shared)
+    try:
+        with file.turn():
+            # Read once it is held: nobody else puts another file in its place from here on.
+            base = read_cassette(path) if path.exists() else None
+            if base is not None:
+                _require_same_experiment(base, header, settings=keep)
+            is_alone = file.is_alone()
+            if discard_part and not is_alone:
                 raise CassetteAccessError(
-                    f"{part} holds an interrupted recording: go on from it with --auto, "
-                    "or throw it away with --discard"
+                    f"{file.path} cannot be discarded: others are recording into it"
                 )
-            else:
-                resumed, length = found
-                _require_same_run(resumed, run_id)
-                _require_same_experiment(resumed, header, settings=True)
-    writer = PartWriter(part, header, resume=resumed, length=length, run=run_id)
+            part = None if discard_part else _left_in(file, is_alone=is_alone, keep=keep)
+            if part is not None:
+                _require_same_run(part.cassette, run_id)
+                _require_same_experiment(part.cassette, header, settings=True)
+            writer = PartWriter(
+                file, header, part=part, takes_over=is_alone, run=run_id, replaces=replaces
+            )
+    except BaseException:
+        if file.size() == 0:
+            file.remove()
+        file.close()
+        raise
     return CassetteStore(
-        path, base=base, resumed=resumed, header=header, writer=writer, run_id=run_id
+        path,
+        base=base,
+        resumed=None if part is None else _to_serve(part),
+        header=header,
+        writer=writer,
+        run_id=run_id,
     )
 
 
-def _discard(part: Path) -> None:
-    """Throw away an interrupted recording, but not one that is going on.
+def _left_in(file: PartFile, *, is_alone: bool, keep: bool) -> Part | None:
+    """What others have left in a ``.part``, or are writing there; None to begin anew."""
+    part = read_part(file.path) if file.size() else None
+    if part is None or (is_alone and not part.cassette.calls):
+        return None  # nothing was recorded
+    if is_alone and not keep:
+        raise CassetteAccessError(
+            f"{file.path} holds an interrupted recording: go on from it with --auto, "
+            "or throw it away with --discard"
+        )
+    return part
 
-    Raises:
-        CassetteAccessError: Another process is recording it.
-    """
-    with part.open("rb") as file:
-        lock_part(file, part)
-        part.unlink()
+
+def _to_serve(part: Part) -> Cassette:
+    """What was recorded before, without the calls of those who are recording now."""
+    now = set(part.going_on())
+    calls = {call_id: call for call_id, call in part.cassette.calls.items() if call_id not in now}
+    return replace(part.cassette, calls=calls)
 
 
 def _require_same_run(part: Cassette, run_id: tuple[object, ...] | None) -> None:
@@ -124,6 +141,31 @@ def _ids_by_scope(ids: Iterable[CallId]) -> dict[str, set[CallId]]:
     for call_id in ids:
         found.setdefault(call_id[0], set()).add(call_id)
     return found
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A call that is written, and may not be on the disk yet.
+
+    Attributes:
+        call: The call.
+        binding: Its model.
+        environment: Where it was answered.
+    """
+
+    call: CallRecord
+    binding: ModelBinding
+    environment: Environment
+    _writer: PartWriter
+    _end: int
+
+    def wait(self) -> None:
+        """Wait until it is on the disk; any number may wait at once.
+
+        Raises:
+            CassetteAccessError: The disk is failing.
+        """
+        self._writer.sync(self._end)
 
 
 class CassetteStore:
@@ -210,11 +252,11 @@ class CassetteStore:
         with reading(self.path, call):
             return call.body
 
-    def add(self, call: CallRecord, binding: ModelBinding, environment: Environment) -> None:
-        """Keep a new call: on disk when this returns.
+    def stage(self, call: CallRecord, binding: ModelBinding, environment: Environment) -> Staged:
+        """Write a new call, which is kept once it is on the disk.
 
         Raises:
-            CassetteAccessError: It could not be written.
+            CassetteAccessError: It could not be written, or another process has recorded it.
             ModelConflictError: The cassette knows another model by this name.
         """
         if self._writer is None and not self._is_recording:
@@ -227,11 +269,15 @@ class CassetteStore:
         known = self.binding(binding.name)
         if known is not None:
             require_same_model(known, binding)
-        self._writer.append(call, binding, environment)
-        self._fresh.models[binding.name] = binding
-        self._fresh.envs[environment.sha256] = environment
-        self._fresh.texts.update(call.texts)
-        self._fresh.calls[call.id] = call
+        end = self._writer.append(call, binding, environment)
+        return Staged(call, binding, environment, self._writer, end)
+
+    def keep(self, staged: Staged) -> None:
+        """Count a call that is on the disk among the recorded ones."""
+        self._fresh.models[staged.binding.name] = staged.binding
+        self._fresh.envs[staged.environment.sha256] = staged.environment
+        self._fresh.texts.update(staged.call.texts)
+        self._fresh.calls[staged.call.id] = staged.call
 
     def close(self) -> None:
         """Stop without a clean end: the old cassette is untouched, the ``.part`` stays."""
@@ -262,13 +308,54 @@ class CassetteStore:
             CassetteAccessError: It could not be written; the old file is as it was, the ``.part``
                 is still there.
         """
-        base = self._base
+        writer = self._writer
+        if writer is None:
+            raise RuntimeError("the cassette was opened for replay, or has ended")
         runs = [old for old in self.runs() if keep and (run is None or old.id != run.id)]
         if run is not None:
             runs.append(run)
-        wanted = {*used, *foreign}.union(*(kept.calls for kept in runs))
-        if keep and run is None and base is not None:
-            wanted.update(base.calls)
+        wanted = {*used, *foreign}
+        if keep and run is None and self._base is not None:
+            wanted.update(self._base.calls)
+        with writer.turn():
+            writer.finish()
+            if writer.file.shared:
+                if not writer.file.is_alone():
+                    self.close()
+                    return Changes()  # the last of those who share it does the rest
+                wanted, runs = self._take_all(), self.runs()
+            changes = self._write(wanted.union(*(kept.calls for kept in runs)), runs)
+            writer.file.remove()
+            self.close()
+        return changes
+
+    def _take_all(self) -> set[CallId]:
+        """Take what all who shared the recording have written, as the last of them.
+
+        Raises:
+            CassetteAccessError: One of them has not come to a clean end.
+            CassetteDamagedError: What they wrote is damaged.
+        """
+        part = read_part(part_path(self.path))
+        if part is None:
+            raise RuntimeError("a recording that has no header")
+        if not all(writer.ended for writer in part.writers.values()):
+            raise CassetteAccessError(
+                f"a process that recorded into {self.path} has ended before it was done: what it "
+                f"recorded is kept in {part.cassette.path}; go on with --auto"
+            )
+        self._fresh = part.cassette
+        replaced = [one.replaces for one in part.writers.values() if one.replaces is not None]
+        kept = [
+            call_id
+            for call_id in (self._base.calls if self._base else ())
+            if not any(is_within(call_id[0], prefix) for prefix in replaced)
+        ]
+        return {*self._fresh.calls, *kept}
+
+    def _write(self, wanted: set[CallId], runs: list[RunRecord]) -> Changes:
+        """Write the canonical file with these calls and runs."""
+        base = self._base
         changes, calls, witnesses = self._settle(wanted)
         result = Cassette(
             path=self.path,
@@ -280,8 +367,6 @@ class CassetteStore:
             witnesses=witnesses,
         )
         write_cassette(result, self.path)
-        self.close()
-        part_path(self.path).unlink(missing_ok=True)
         return changes
 
     def _settle(

@@ -1,123 +1,21 @@
-"""Writing: an append-only ``.part`` while calls come in, one canonical file at a clean end."""
+"""Writing a finished cassette: one canonical file, put in its place in one step."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from swarm_repro.cassette import disk
 from swarm_repro.cassette.archive import is_archive, pack
 from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.reader import Cassette
-from swarm_repro.cassette.records import CallId, CallRecord, Header, to_ranges
+from swarm_repro.cassette.records import CallId, to_ranges
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.model import ModelBinding
-
-
-class PartWriter:
-    """Appends the records of a running recording; each call is synced before it counts as kept."""
-
-    def __init__(
-        self,
-        path: Path,
-        header: Header,
-        *,
-        resume: Cassette | None,
-        length: int,
-        run: tuple[object, ...] | None = None,
-    ) -> None:
-        """Open a ``.part`` file.
-
-        Args:
-            path: The file.
-            header: First record of a new file.
-            resume: What an interrupted recording left in it, or None to begin anew.
-            length: Length of what is whole in it, in bytes.
-            run: The run that is recorded (``RunRecord.id``), noted in a new file.
-
-        Raises:
-            CassetteAccessError: It exists though nothing is resumed, or cannot be written.
-        """
-        self._path = path
-        self._texts = set(resume.texts) if resume else set()
-        self._models = set(resume.models) if resume else set()
-        self._envs = {sha256: place for place, sha256 in enumerate(resume.envs)} if resume else {}
-        try:
-            if resume is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("r+b" if resume else "xb", buffering=0)
-            lock_part(self._file, path)
-            if resume is None:
-                first = header.to_json()
-                self._append([encode_line(first if run is None else {**first, "run": list(run)})])
-            else:
-                # A torn last line is no record: the next one begins where it began.
-                self._file.truncate(length)
-                self._file.seek(length)
-        except OSError as error:
-            raise CassetteAccessError(f"{path} cannot be written: {error.strerror}") from error
-
-    def append(self, call: CallRecord, binding: ModelBinding, environment: Environment) -> None:
-        """Write a call, after the model, environment and texts it refers to.
-
-        Raises:
-            CassetteAccessError: The disk is full or failing. What was written before stays whole.
-        """
-        lines: list[bytes] = []
-        if binding.name not in self._models:
-            lines.append(encode_model(binding))
-        place = self._envs.get(environment.sha256, len(self._envs))
-        if place == len(self._envs):
-            lines.append(encode_environment(environment))
-        new_texts = [digest for digest in call.text_digests if digest not in self._texts]
-        lines.extend(encode_text(call.texts[digest]) for digest in new_texts)
-        lines.append(encode_line(call.to_json(env=place)))
-        self._append(lines)
-        self._models.add(binding.name)
-        self._envs[environment.sha256] = place
-        self._texts.update(new_texts)
-
-    def close(self) -> None:
-        """Close the file; what is in it stays for ``--auto``."""
-        self._file.close()
-
-    def _append(self, lines: list[bytes]) -> None:
-        data = b"".join(lines)
-        start = self._file.tell()
-        try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(None, f"only {written} of {len(data)} bytes were taken")
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            # Take back the torn tail where the disk still lets us; a reader drops it anyway.
-            with contextlib.suppress(OSError):
-                self._file.truncate(start)
-                self._file.seek(start)
-            raise CassetteAccessError(
-                f"{self._path} cannot be written: {error.strerror or error}; "
-                "free some space and go on with --auto"
-            ) from error
-
-
-def lock_part(file: IO[bytes], path: Path) -> None:
-    """Keep other recordings of the same cassette out until the file is closed.
-
-    Raises:
-        CassetteAccessError: Another process is recording it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise CassetteAccessError(
-            f"another process is recording {path.name.removesuffix('.part')}; wait for its end"
-        ) from error
 
 
 def encode_model(binding: ModelBinding) -> bytes:
@@ -202,7 +100,7 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
     temporary: str | None = None
     path = path.resolve()  # a link stays one
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             if is_archive(path):
@@ -210,10 +108,10 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
             else:
                 file.writelines(canonical_lines(cassette))
             file.flush()
-            os.fsync(file.fileno())
+            disk.sync(file.fileno())
         Path(temporary).chmod(_mode_for(path))
         Path(temporary).replace(path)
-        _sync_folder(path.parent)
+        disk.sync_folder(path.parent)
     except OSError as error:
         raise CassetteAccessError(
             f"{path} cannot be written: {error.strerror or error}; it is as it was before"
@@ -231,12 +129,3 @@ def _mode_for(path: Path) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

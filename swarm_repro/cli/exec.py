@@ -65,6 +65,15 @@ def _start_of_program(args: Sequence[str], valued: set[str]) -> int:
     metavar="PACKAGE",
     help="Give this package seeded ids, clocks and random numbers; __main__ is the program itself.",
 )
+@click.option(
+    "--shared", is_flag=True, help="Let other processes that say so use the cassette as well."
+)
+@click.option(
+    "--scope-prefix",
+    default="",
+    metavar="NAME",
+    help="Keep this program's scopes apart from theirs.",
+)
 @click.option("--upstream", metavar="URL", help="For a COMMAND: the server behind the endpoint.")
 @click.option("--hosted", is_flag=True, help="For a COMMAND: the upstream is no llama-server.")
 @click.option("--pass-others", is_flag=True, help="Let requests through that are no model calls.")
@@ -74,6 +83,8 @@ def command(
     cassette: Path,
     options: SessionOptions,
     tame: tuple[str, ...],
+    shared: bool,
+    scope_prefix: str,
     upstream: str | None,
     hosted: bool,
     pass_others: bool,
@@ -86,8 +97,11 @@ def command(
     """
     words: list[str] = context.meta[_PROGRAM]
     if words[:1] == ["--"]:
-        if tame or pass_others:
-            raise UsageError("--tame and --pass-others are for Python programs in this process")
+        if tame or pass_others or shared or scope_prefix:
+            raise UsageError(
+                "--tame, --pass-others, --shared and --scope-prefix are for Python programs in "
+                "this process"
+            )
         return _run_command(words[1:], cassette, options, upstream=upstream, hosted=hosted)
     if upstream is not None or hosted:
         raise UsageError("--upstream and --hosted are for commands after --")
@@ -105,6 +119,8 @@ def command(
         strict=options.strict,
         others="pass" if pass_others else "refuse",
         discard=options.discard,
+        shared=shared,
+        scope_prefix=scope_prefix,
     )
     session = run_program(find, use, tame=tame, seed=options.seed)
     tell(session)

@@ -19,7 +19,6 @@ from swarm_repro.intercept.relay import async_relay, may_relay, sync_relay
 from swarm_repro.intercept.routes import Belonging, Route
 from swarm_repro.intercept.threads import current_flow, in_thread, in_turn
 from swarm_repro.intercept.transports import patch_libraries
-from swarm_repro.ledger import PendingCall
 from swarm_repro.model import hosted_name
 from swarm_repro.request import Endpoint
 from swarm_repro.serving.state import find_started_server
@@ -101,7 +100,7 @@ class HttpInterceptor:
             call = session.start(**asked)
             if call.answer is not None:
                 return exchange.response(call.answer)
-            with _failing(session, call):
+            with session.failing(call):
                 digest = session.digest(call, asked["backend"].render)
                 came = session.send(call, lambda sent: exchange.open(sent, forward))
                 if may_relay(session, came):
@@ -128,14 +127,16 @@ class HttpInterceptor:
             )
             if call.answer is not None:
                 return exchange.response(call.answer)
-            with _failing(session, call):
+            with session.failing(call):
                 digest = session.digest(call, asked["backend"].render)
                 came = await exchange.open_async(call.sent, forward)
                 if may_relay(session, came):
                     return async_relay(session, call, exchange, came, digest, in_thread=in_thread)
                 completion = await exchange.read_async(came)
                 prompt_sha256 = await in_thread(digest)
-                given = session.settle(call, completion, prompt_sha256=prompt_sha256)
+                given = await session.settle_async(
+                    call, completion, prompt_sha256=prompt_sha256, in_thread=in_thread
+                )
         except BackendError as error:
             return exchange.handed_back(error, trips=session.trips)
         return exchange.response(given)
@@ -223,15 +224,6 @@ class _Asked(TypedDict):
 def _shown(method: str, url: str) -> str:
     """A request for a message, without its query, which may hold a secret."""
     return f"{method} {url.partition('?')[0]}"
-
-
-@contextmanager
-def _failing(session: Session, call: PendingCall) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        session.fail(call, error)
-        raise
 
 
 def _api_key(http: Any) -> str | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendError
 from swarm_repro.intercept.exchange import Came, Exchange
 from swarm_repro.ledger import PendingCall
@@ -82,10 +84,33 @@ class _Reception:
         Raises:
             SessionTripped: Under ``run``, when it is no completion.
         """
+        with self._ending():
+            self._session.settle(self._call, self._completion(), prompt_sha256=prompt_sha256)
+
+    async def keep_async(
+        self,
+        prompt_sha256: str | None,
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> None:
+        """As ``keep``, beside an event loop.
+
+        Args:
+            prompt_sha256: Digest of the rendered prompt.
+            in_thread: Runs what blocks beside the event loop.
+        """
+        with self._ending():
+            await self._session.settle_async(
+                self._call, self._completion(), prompt_sha256=prompt_sha256, in_thread=in_thread
+            )
+
+    def _completion(self) -> Completion:
+        return self.came.completion(b"".join(self._parts))
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
         self._has_ended = True
         try:
-            completion = self.came.completion(b"".join(self._parts))
-            self._session.settle(self._call, completion, prompt_sha256=prompt_sha256)
+            yield
         except BackendError as error:
             self._session.fail(self._call, error)  # the program has seen what came
         except BaseException as error:
@@ -249,7 +274,7 @@ def _async_stream(library: ModuleType) -> Any:
             except BaseException as error:
                 self._reception.give_up(error)
                 raise
-            self._reception.keep(prompt_sha256)
+            await self._reception.keep_async(prompt_sha256, self._in_thread)
 
         async def _read(self) -> AsyncIterator[bytes]:
             try:

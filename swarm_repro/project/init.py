@@ -24,7 +24,7 @@ _LINES = {
         "# Checksums cover line ends; git shows a cassette as text, and merges it by calls.",
         "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
     ),
-    ".gitignore": ("models/", "runs/", "*.part"),
+    ".gitignore": ("models/", "runs/", "*.part", "*.part.lock"),
 }
 #: What git is told once in each clone: a repository cannot name programs to run.
 GIT_CONFIG = (

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
+from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.records import RunRecord
 from swarm_repro.cassette.store import (
     CassetteStore,
     open_for_recording,
     open_for_replay,
-    part_path,
 )
 from swarm_repro.completion import Completion
 from swarm_repro.difference import differences

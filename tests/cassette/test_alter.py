@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.cassette.alter import alter
+from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallId, CallRecord
-from swarm_repro.cassette.store import open_for_recording, part_path
+from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteAccessError, UsageError
 from swarm_repro.mode import Mode
@@ -205,7 +206,10 @@ def test_an_answer_that_is_not_json_is_refused(tmp_path: Path, target: Path) -> 
             "sha256": Completion(200, "text/plain", b"fine").sha256,
         },
     )
-    store.add(raw, next(iter(cassette.models.values())), next(iter(cassette.envs.values())))
+    models, envs = cassette.models.values(), cassette.envs.values()
+    staged = store.stage(raw, next(iter(models)), next(iter(envs)))
+    staged.wait()
+    store.keep(staged)
     store.finish(used=[call_id], run=None, keep=False)
     with pytest.raises(UsageError, match="not answered with JSON"):
         alter(tmp_path / "raw.jsonl", target, call=call_id, text="other")

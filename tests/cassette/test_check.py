@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from swarm_repro.cassette.check import Examination, check_cassette, repair, repaired_path
 from swarm_repro.cassette.lines import encode_line
+from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
-from swarm_repro.cassette.store import open_for_recording, part_path
+from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.environment import UNKNOWN
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode

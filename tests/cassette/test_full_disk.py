@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.reader import read_cassette, read_part
-from swarm_repro.cassette.store import part_path
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.mode import Mode
 from tests.core.making import TinyModel, ask, recording, replaying
 
@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_while_recording(room: int, trips: bool, path: Path
     assert len(data) <= room
     found = read_part(part_path(path))
     assert found is not None
-    kept = len(found[0].calls)
+    kept = len(found.cassette.calls)
     assert kept >= 2
     model = TinyModel()
     with recording(path, mode=Mode.AUTO) as session:
@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_when_the_canonical_file_is_written(path: Path) -> N
     assert sorted(path.parent.iterdir()) == [path, part_path(path)], "no temporary file is left"
     found = read_part(part_path(path))
     assert found is not None
-    assert len(found[0].calls) == 20
+    assert len(found.cassette.calls) == 20
 
 
 def test_a_disk_that_is_full_from_the_start(path: Path) -> None:

@@ -13,8 +13,9 @@ import orjson
 import pytest
 
 from swarm_repro.cassette.lines import encode_line
-from swarm_repro.cassette.reader import Cassette, read_cassette, read_part
-from swarm_repro.cassette.store import open_for_recording, open_for_replay, part_path
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import Cassette, read_cassette
+from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
@@ -361,10 +362,9 @@ def test_a_part_opens_up_to_its_last_whole_line_wherever_it_breaks_off(
             assert found is None
             continue
         assert found is not None
-        cassette, good = found
-        assert good == len(b"".join(lines[:kept]))
+        assert found.length == len(b"".join(lines[:kept]))
         calls = [line for line in lines[:kept] if b'"record":"call"' in line]
-        assert len(cassette.calls) == len(calls)
+        assert len(found.cassette.calls) == len(calls)
 
 
 def test_a_recording_goes_on_from_wherever_its_part_breaks_off(part: bytes, path: Path) -> None:
@@ -391,8 +391,10 @@ def test_a_recording_goes_on_from_wherever_its_part_breaks_off(part: bytes, path
         assert [ask(replay, TinyModel(), prompt).text for prompt in prompts] == expected
 
 
-def test_damage_before_the_last_line_of_a_part_is_an_error(part: bytes, path: Path) -> None:
-    last = part[:-1].rfind(b"\n") + 1
+def test_damage_in_a_part_is_an_error_where_the_bytes_were_on_the_disk(
+    part: bytes, path: Path
+) -> None:
+    last = part.rfind(b'{"record":"batch"')  # says how much was on the disk
     for at in range(0, last, 31):
         changed = bytearray(part)
         changed[at] ^= 0x01
@@ -401,9 +403,30 @@ def test_damage_before_the_last_line_of_a_part_is_an_error(part: bytes, path: Pa
             read_part(path)
 
 
+def test_what_may_not_have_been_on_the_disk_is_taken_for_torn(part: bytes, path: Path) -> None:
+    last = part.rfind(b'{"record":"batch"')
+    for at in range(last, len(part), 31):
+        path.write_bytes(part[:at] + bytes(40) + part[at + 40 :])
+        found = read_part(path)
+        assert found is not None
+        assert last <= found.length <= at
+        assert len(found.cassette.calls) == part.count(b'"record":"call"') - 1
+
+
+def test_a_part_without_notes_is_torn_in_its_last_line_only(part: bytes, path: Path) -> None:
+    lines = [line for line in part.splitlines(keepends=True) if b'"record":"batch"' not in line]
+    path.write_bytes(b"".join(lines) + b'{"record":"call","sco')
+    found = read_part(path)
+    assert found is not None
+    assert len(found.cassette.calls) == part.count(b'"record":"call"')
+    path.write_bytes(b"".join([*lines[:-2], b"x" + lines[-2], lines[-1]]))
+    with pytest.raises(CassetteDamagedError):
+        read_part(path)
+
+
 def test_the_part_of_a_recording_cannot_be_mistaken_for_a_cassette(part: bytes, path: Path) -> None:
     path.write_bytes(part)
-    with pytest.raises(CassetteDamagedError, match="end record is missing"):
+    with pytest.raises(CassetteDamagedError, match="interrupted recording: the end record is miss"):
         read_cassette(path)
 
 

@@ -20,13 +20,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from swarm_repro.cassette.reader import read_cassette, read_part
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import Header, SeedPolicy
 from swarm_repro.cassette.store import (
     CassetteStore,
     open_for_recording,
     open_for_replay,
-    part_path,
 )
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendResponseError, CassetteAccessError, ReplayMiss
@@ -255,7 +255,7 @@ class Recordings(RuleBasedStateMachine):
         if self.part is not None:
             found = read_part(part)
             assert found is not None
-            assert _contents(found[0].calls.values()) == self.part
+            assert _contents(found.cassette.calls.values()) == self.part
 
 
 def _names(calls) -> dict[tuple[str, str, int], Id]:  # type: ignore[no-untyped-def]

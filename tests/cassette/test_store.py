@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.reader import read_cassette, read_part
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import Artifact, Header, RequestRule
-from swarm_repro.cassette.store import open_for_recording, open_for_replay, part_path
+from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import (
     CassetteAccessError,
     ModelConflictError,
@@ -307,7 +308,7 @@ def test_a_call_recorded_anew_while_going_on_does_not_damage_the_part(
         ask(session, TinyModel(wording="new"), "b")
     found = read_part(part_path(path))
     assert found is not None
-    assert [call.completion.text[:3] for call in found[0].calls.values()] == ["fin", "new"]
+    assert [call.completion.text[:3] for call in found.cassette.calls.values()] == ["fin", "new"]
 
 
 def test_a_long_torn_line_is_gone_once_a_recording_goes_on(path: Path) -> None:
@@ -396,7 +397,7 @@ def test_two_models_of_one_name_are_refused_by_the_store_itself(path: Path) -> N
     (call,) = open_for_replay(path).calls().values()
     with closing(open_for_recording(path, HEADER, keep=True)) as store:
         with pytest.raises(ModelConflictError):
-            store.add(call, make_binding(weights="f" * 64), make_environment())
+            store.stage(call, make_binding(weights="f" * 64), make_environment())
         assert store.binding("tiny") == make_binding()
 
 
@@ -405,7 +406,7 @@ def test_a_cassette_that_is_replayed_cannot_be_added_to(path: Path) -> None:
     store = open_for_replay(path)
     (call,) = store.calls().values()
     with pytest.raises(RuntimeError):
-        store.add(call, make_binding(), make_environment())
+        store.stage(call, make_binding(), make_environment())
 
 
 # --- Accepting new artifacts, permissions.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.reader import read_cassette, read_part
+from swarm_repro.cassette.part import read_part
+from swarm_repro.cassette.reader import read_cassette
 from tests.support.command import artifact_bytes, swarm_repro
 from tests.support.stub_server import Fault, StubServer, running_stub
 
@@ -75,7 +76,7 @@ def test_a_failing_call_ends_the_recording_with_4_and_auto_goes_on_from_what_was
         assert not cassette.exists()
         kept = read_part(part)
         assert kept is not None
-        assert len(kept[0].calls) == 5
+        assert len(kept.cassette.calls) == 5
 
         stub.fault = lambda _n: None
         refused = swarm_repro("run", scenario, "--record", "--out", "out", cwd=tmp_path)

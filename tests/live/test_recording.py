@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.reader import read_cassette, read_part
+from swarm_repro.cassette.part import read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import same_but_volatile
 from swarm_repro.serving.llama_server import running_server
 from tests.conftest import threads
@@ -153,7 +154,7 @@ def test_a_real_server_killed_halfway_ends_with_4_and_auto_finishes_the_recordin
     assert failed.returncode == 4, failed.stderr
     kept = read_part(part)
     assert kept is not None
-    n_kept = len(kept[0].calls)
+    n_kept = len(kept.cassette.calls)
     assert n_kept >= 2
     with running_server(model_path, n_ctx=4096, threads=threads(), port=port):
         resumed = swarm_repro(

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.caller import calling_for, scope
-from swarm_repro.cassette.reader import read_cassette, read_part
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import Header, RequestRule
-from swarm_repro.cassette.store import open_for_recording, open_for_replay, part_path
+from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
     BackendError,
@@ -217,7 +218,7 @@ def test_a_failed_call_under_run_ends_the_session_with_4(path: Path) -> None:
     assert not path.exists()
     found = read_part(part_path(path))
     assert found is not None
-    assert len(found[0].calls) == 1
+    assert len(found.cassette.calls) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("y"), BackendError("z")])
@@ -333,7 +334,7 @@ def test_a_callers_progress_that_fails_does_not_free_a_recorded_calls_place(path
         ask(session, model)
     found = read_part(part_path(path))
     assert found is not None
-    assert [(call.i, call.n) for call in found[0].calls.values()] == [(0, 0), (1, 1)]
+    assert [(call.i, call.n) for call in found.cassette.calls.values()] == [(0, 0), (1, 1)]
 
 
 def test_a_callers_progress_that_fails_on_a_hit_does_not_free_its_place(path: Path) -> None:

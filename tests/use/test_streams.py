@@ -15,8 +15,8 @@ import openai
 import pytest
 
 from swarm_repro import use_cassette
-from swarm_repro.cassette.reader import read_cassette, read_part
-from swarm_repro.cassette.store import part_path
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import BackendError, CassetteAccessError
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
 
@@ -111,7 +111,7 @@ def test_the_end_is_not_seen_before_the_call_is_on_disk(tmp_path: Path) -> None:
                 if b"[DONE]" in piece:
                     found = read_part(part_path(path))
                     assert found is not None
-                    (call,) = found[0].calls.values()
+                    (call,) = found.cassette.calls.values()
                     assert call.completion.body == WHOLE
                     break
             else:
