@@ -78,7 +78,12 @@ def test_attributes_and_ignored_files_are_extended_not_replaced(repository: Path
     attributes = (repository / ".gitattributes").read_text().splitlines()
     assert attributes[0] == "*.png binary"
     assert attributes[-1] == "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro"
-    assert (repository / ".gitignore").read_text().splitlines() == ["runs/", "models/", "*.part", "*.part.lock"]
+    assert (repository / ".gitignore").read_text().splitlines() == [
+        "runs/",
+        "models/",
+        "*.part",
+        "*.part.lock",
+    ]
 
 
 def test_git_reads_the_attributes_as_meant(repository: Path) -> None:

@@ -1,0 +1,1 @@
+"""Trials of what a cassette promises, with counts that no test suite has time for."""

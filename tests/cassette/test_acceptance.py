@@ -1,0 +1,65 @@
+"""A hundredth of the trials of ``benchmarks/acceptance``, each of which fails on what it finds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.command import ROOT
+
+
+def tried(name: str) -> dict[str, Any]:
+    """What a hundredth of a trial counted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.acceptance", name, "--share", "0.01", "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counted: dict[str, Any] = json.loads(done.stdout)["trials"][name]
+    return counted
+
+
+def test_no_answered_call_is_lost_when_a_recording_is_killed() -> None:
+    counted = tried("kill")
+    assert counted["recordings killed"] == 10
+    assert counted["answered calls"] > 50
+
+
+def test_no_answered_call_is_lost_with_the_power_of_the_machine() -> None:
+    counted = tried("power-loss")
+    assert counted["losses of power"] >= 200
+    assert counted["answered calls"] > 1000
+
+
+def test_no_answered_call_is_lost_on_a_full_disk() -> None:
+    assert tried("full-disk")["disks"] == 1
+
+
+def test_processes_that_share_a_cassette_record_each_call_once() -> None:
+    counted = tried("writers")
+    assert (counted["processes"], counted["calls"]) == (8, 1600)
+    assert counted["looks at running recordings"] > 0
+
+
+def test_every_flipped_bit_is_detected() -> None:
+    counted = tried("flips")
+    assert counted["detected"] == counted["damaged files"] >= 7000
+    assert counted["checked"] > 100
+
+
+def test_no_edit_gives_a_wrong_answer() -> None:
+    counted = tried("edits")
+    assert counted["damaged files"] == 1000
+    assert counted["detected"] > 900
+    assert counted["checked"] == 20
+
+
+def test_whatever_a_file_holds_reading_ends_in_a_result_or_an_error_of_the_cassette() -> None:
+    counted = tried("fuzz")
+    assert counted["read"] + counted["read: refused"] == 10_000
+    assert counted["read"] > 100
+    assert counted["most resident MiB"] < 200
