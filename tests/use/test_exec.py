@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -90,6 +91,31 @@ def test_a_simulator_is_recorded_and_replayed_to_identical_output(
     assert replayed.stdout == recorded.stdout
     assert len(stub.chats) == asked
     assert len(read_cassette(project / "c.jsonl").calls) == 2
+
+
+def test_programs_that_share_a_cassette_record_and_replay_at_once(
+    project: Path, stub: StubServer
+) -> None:
+    def both(*mode: str) -> list[subprocess.CompletedProcess[str]]:
+        def one(prefix: str) -> subprocess.CompletedProcess[str]:
+            own = ("--shared", "--scope-prefix", prefix, "--tame", "society")
+            return execute(project, *mode, *own, "-m", "society", stub.base_url)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, ("one", "two")))
+
+    for mode in ("--record", "--auto", "--record"):
+        recorded = both(mode)
+        assert [done.returncode for done in recorded] == [0, 0], recorded
+    assert (project / "c.jsonl.part").exists() is False
+    calls = read_cassette(project / "c.jsonl").calls.values()
+    assert sorted(call.scope for call in calls) == ["one", "one", "two", "two"]
+    assert [done.stdout for done in both()] == [done.stdout for done in recorded]
+    refused = execute(project, "--record", "--shared", "-m", "society", stub.base_url)
+    assert refused.returncode == 2
+    assert "--auto" in refused.stderr
+    beside = execute(project, "--shared", "--", "true")
+    assert beside.returncode == 2
 
 
 def test_without_taming_the_prompts_differ_and_that_is_a_miss(
