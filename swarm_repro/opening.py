@@ -166,12 +166,12 @@ def describe_unplayed(session: Session) -> str | None:
     store = session.store
     if store is None or session.is_shared:
         return None
-    missing = session.unplayed(frozenset(store.calls()))
-    if not missing:
+    expected = store.ids()
+    count, first = session.unplayed(expected)
+    if first is None:
         return None
-    first = store.find(missing[0])
-    where = f", first call {first.i} of {first.scope}" if first else ""
-    return f"{len(missing)} of {len(store.calls())} calls in {store.path} were not played{where}"
+    where = f"first call {first.i} of {first.scope}"
+    return f"{count} of {len(expected)} calls in {store.path} were not played, {where}"
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -803,15 +803,16 @@ class Session:
             "their answers, and read a stream to its end or close it"
         )
 
-    def unplayed(self, expected: frozenset[CallId]) -> list[CallId]:
-        """Calls of a recorded run that this session did not ask for, in recorded order."""
-        store = self._require_store()
-        missing = [
-            store.find(call_id)
-            for call_id in expected
-            if call_id not in self.ledger.used and self.owns(call_id)
-        ]
-        return [call.id for call in sorted(filter(None, missing), key=lambda call: call.order)]
+    def unplayed(self, expected: Set[CallId]) -> tuple[int, CallRecord | None]:
+        """Calls of a recorded run that this session did not ask for.
+
+        Returns:
+            How many, and the first in recorded order.
+        """
+        missing: Set[CallId] = expected - self.ledger.used.keys()
+        if self._owner:
+            missing = frozenset(call_id for call_id in missing if self.owns(call_id))
+        return len(missing), next(self._require_store().in_order(missing), None)
 
     def close(self) -> None:
         """Let go of the cassette; without a clean end what was recorded stays beside it."""

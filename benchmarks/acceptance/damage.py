@@ -24,10 +24,11 @@ from benchmarks.acceptance.calls import Lost
 from swarm_repro.cassette.check import check_cassette
 from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.lines import encode_line, lines_of
+from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.part import read_part
 from swarm_repro.cassette.reader import Cassette, RecordReader
 from swarm_repro.cassette.records import CallId
-from swarm_repro.cassette.store import open_for_replay
+from swarm_repro.cassette.store import CassetteStore, open_for_replay
 from swarm_repro.errors import RequestError, SwarmReproError
 from tests.core.making import small_cassette
 
@@ -244,6 +245,7 @@ def _forge(numbers: range) -> tuple[Counter[str], int]:
                 ways += [
                     ("checked", partial(check_cassette, path)),
                     ("opened for comparison", partial(_index, path)),
+                    ("opened as a large one", partial(_read_mapped, path)),
                     ("read as a .part", partial(read_part, part)),
                 ]
             for name, way in ways:
@@ -260,11 +262,18 @@ def _ends_well(way: Callable[[], object]) -> bool:
     return True
 
 
-def _read_all(path: Path) -> None:
-    store = open_for_replay(path)
+def _serve_all(store: CassetteStore) -> None:
     for call in store.calls().values():
         store.completion_of(call)
         store.body_of(call)
+
+
+def _read_all(path: Path) -> None:
+    _serve_all(open_for_replay(path))
+
+
+def _read_mapped(path: Path) -> None:
+    _serve_all(CassetteStore(path, base=open_mapped(path)))
 
 
 def _index(path: Path) -> None:
@@ -296,13 +305,13 @@ def _change(records: list[Any], chance: random.Random) -> None:
     holder, name = chance.choice(places)
     way = chance.random()
     if way < 0.6:
-        holder[name] = chance.choice(_VALUES)
+        holder[name] = copy.deepcopy(chance.choice(_VALUES))
     elif way < 0.75:
         del holder[name]
     elif isinstance(holder, list):
         holder.insert(name, copy.deepcopy(holder[name]))
     else:
-        holder[chance.choice(_NAMES)] = chance.choice(_VALUES)
+        holder[chance.choice(_NAMES)] = copy.deepcopy(chance.choice(_VALUES))
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

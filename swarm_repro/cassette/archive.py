@@ -13,13 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import platformdirs
-
+from swarm_repro.cachedir import CACHE_VARIABLE, cache_folder
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, UsageError
 
 SUFFIX: Final = ".zst"
-#: Moves the folder that holds what was unpacked.
-CACHE_VARIABLE: Final = "SWARM_REPRO_CACHE_DIR"
 #: Most bytes that an archive may unpack to.
 LIMIT_VARIABLE: Final = "SWARM_REPRO_UNPACK_LIMIT"
 
@@ -67,7 +64,7 @@ def unpacked(path: Path) -> Path:
     """
     with path.open("rb") as archive:
         digest = _sha256(archive)
-        folder = cache_folder()
+        folder = cache_folder("archives")
         for known in sorted(folder.glob(f"{digest}.*.jsonl")):
             with known.open("rb") as plain:
                 if known.name == _name(digest, _sha256(plain)):
@@ -75,13 +72,6 @@ def unpacked(path: Path) -> Path:
             known.unlink()
         archive.seek(0)
         return _unpack(path, archive, folder, digest)
-
-
-def cache_folder() -> Path:
-    """Where archives are unpacked: ``SWARM_REPRO_CACHE_DIR``, or the user's cache directory."""
-    named = os.environ.get(CACHE_VARIABLE)
-    base = Path(named).absolute() if named else Path(platformdirs.user_cache_dir("swarm_repro"))
-    return base / "archives"
 
 
 def _unpack(path: Path, archive: BinaryIO, folder: Path, digest: str) -> Path:

@@ -247,7 +247,7 @@ class _IndexReader(RecordReader):
         super().__init__(path)
         self.entries: list[Entry] = []
         self._places = places
-        self._texts = texts
+        self._known_texts = texts
         self.usage: dict[str, Usage] = {}
         self._seen: set[tuple[str, bytes, int]] = set()
         self._shared: dict[object, object] = {}
@@ -307,7 +307,7 @@ class _IndexReader(RecordReader):
         if "json" in stored:
             known = [stored.get("status"), stable_document(stored["json"])]
             return bytes.fromhex(sha256_hex(encode_json(known)))
-        whole = replace(call, texts=self._texts)
+        whole = replace(call, texts=self._known_texts)
         return bytes.fromhex(whole.completion.stable_sha256)
 
     def _once(self, value: _T) -> _T:

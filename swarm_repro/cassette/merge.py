@@ -6,7 +6,7 @@ records they do, unless they answer one call in two ways.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -121,7 +121,7 @@ class _Merge:
         with reading(self._ours.path, a):
             return same_recording(a, b, ordered=self._ordered)
 
-    def _witnesses(self, calls: Mapping[CallId, CallRecord]) -> dict[str, frozenset[CallId]]:
+    def _witnesses(self, calls: Mapping[CallId, CallRecord]) -> dict[str, Set[CallId]]:
         """Environments that are known to have given the answers that are kept."""
         seen: dict[str, set[CallId]] = {}
         for side in (self._ours, self._theirs):

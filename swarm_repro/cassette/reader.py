@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -49,10 +49,10 @@ class Cassette:
     header: Header
     models: dict[str, ModelBinding] = field(default_factory=dict)
     envs: dict[str, Environment] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    calls: dict[CallId, CallRecord] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    calls: Mapping[CallId, CallRecord] = field(default_factory=dict)
     runs: list[RunRecord] = field(default_factory=list)
-    witnesses: dict[str, frozenset[CallId]] = field(default_factory=dict)
+    witnesses: dict[str, Set[CallId]] = field(default_factory=dict)
     recording: tuple[object, ...] | None = None
 
 
@@ -112,7 +112,13 @@ def reading(path: Path, call: CallRecord) -> Iterator[None]:
 
 
 class RecordReader:
-    """One pass over the lines of a file, each checked before it is believed."""
+    """One pass over the lines of a file, each checked before it is believed.
+
+    Attributes:
+        path: The file.
+        cassette: What was read so far; None before the header.
+        offset: How far, in bytes.
+    """
 
     def __init__(self, path: Path, *, is_part: bool = False) -> None:
         """Make a reader.
@@ -123,6 +129,11 @@ class RecordReader:
                 recorded twice.
         """
         self.path = path
+        self.cassette: Cassette | None = None
+        self._texts: dict[str, str] = {}
+        self._calls: dict[CallId, CallRecord] = {}
+        #: Where the next line begins, in bytes.
+        self.offset = 0
         self._is_part = is_part
         self._ids: list[CallId] = []
         self._envs: list[str] = []
@@ -140,30 +151,45 @@ class RecordReader:
             CassetteAccessError: A format this version does not know.
             CassetteDamagedError: Empty, or changed after it was written.
         """
-        cassette: Cassette | None = None
-        offset = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                if self._ended:
-                    raise LineError("records after the end record")
-                record = decode_line(line)
-                if cassette is None:
-                    cassette = self._begin(record)
-                elif record["record"] == "end":
-                    self._end(record)
-                else:
-                    self._add(cassette, record, offset, len(line))
-            except (LineError, RequestError) as error:
-                self.damaged(cassette, number, line, foreign(line) or str(error))
-            except (KeyError, TypeError) as error:
-                why = f"a record's member is missing or wrong: {error!r}"
-                self.damaged(cassette, number, line, why)
-            self._digest.update(line)
-            self._count += 1
-            offset += len(line)
-        if cassette is None:
+        for line in lines:
+            self.take(line)
+        if self.cassette is None:
             raise CassetteDamagedError(self.path, "the file is empty")
-        return cassette
+        return self.cassette
+
+    def take(self, line: bytes) -> None:
+        """Read the next record.
+
+        Args:
+            line: Its line, line feed included.
+
+        Raises:
+            CassetteAccessError: A format this version does not know.
+            CassetteDamagedError: It is not what was written.
+        """
+        cassette = self.cassette
+        try:
+            if self._ended:
+                raise LineError("records after the end record")
+            record = decode_line(line)
+            if cassette is None:
+                self.cassette = self._begin(record)
+            elif record["record"] == "end":
+                self._end(record)
+            else:
+                self._add(cassette, record, self.offset, len(line))
+        except (LineError, RequestError) as error:
+            self.damaged(cassette, self._count + 1, line, foreign(line) or str(error))
+        except (KeyError, TypeError) as error:
+            why = f"a record's member is missing or wrong: {error!r}"
+            self.damaged(cassette, self._count + 1, line, why)
+        self.passed(line)
+
+    def passed(self, line: bytes) -> None:
+        """Count a line that was read."""
+        self._digest.update(line)
+        self._count += 1
+        self.offset += len(line)
 
     def damaged(self, cassette: Cassette | None, number: int, line: bytes, why: str) -> None:
         """Refuse a line.
@@ -197,6 +223,8 @@ class RecordReader:
         return Cassette(
             path=self.path,
             header=self._header(record),
+            texts=self._texts,
+            calls=self._calls,
             recording=tuple(run) if isinstance(run, list) else None,
         )
 
@@ -264,8 +292,8 @@ class RecordReader:
             offset: Where its line begins in the file, in bytes.
             length: Of its line, in bytes.
         """
-        del offset, length
-        cassette.texts[text_sha256(text)] = text
+        del cassette, offset, length
+        self._texts[text_sha256(text)] = text
 
     def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
         """Take a call record; arguments as for ``keep_text``.
@@ -273,11 +301,11 @@ class RecordReader:
         Raises:
             LineError: The call is in the file already.
         """
-        del offset, length
+        del cassette, offset, length
         # Going on in another order records a call anew: in a .part the later one counts.
-        if call.id in cassette.calls and not self._is_part:
+        if call.id in self._calls and not self._is_part:
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
-        cassette.calls[call.id] = call
+        self._calls[call.id] = call
         self._ids.append(call.id)
 
     def keep_batch(self, record: Mapping[str, object]) -> None:

@@ -5,7 +5,7 @@ Source: docs/reference/cassette.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeAlias, cast
@@ -407,7 +407,7 @@ class RunRecord:
     epochs: int
     steps: int
     versions: Mapping[str, str]
-    calls: frozenset[CallId]
+    calls: Set[CallId]
     artifacts: Mapping[str, Artifact]
     metrics: tuple[Mapping[str, object], ...]
 

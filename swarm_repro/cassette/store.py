@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarm_repro.caller import is_within
+from swarm_repro.cassette.archive import is_archive
 from swarm_repro.cassette.changes import Changes, same_recording
+from swarm_repro.cassette.mapped import MAPPED_FROM_BYTES, MappedCalls, NumberedCalls, open_mapped
 from swarm_repro.cassette.part import Part, PartFile, PartWriter, part_path, read_part
 from swarm_repro.cassette.reader import Cassette, read_cassette, reading
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
@@ -25,7 +27,14 @@ def open_for_replay(path: Path) -> CassetteStore:
         CassetteAccessError: Missing, a folder, unreadable, of a newer format.
         CassetteDamagedError: Not the bytes that were written.
     """
-    return CassetteStore(path, base=read_cassette(path))
+    return CassetteStore(path, base=open_mapped(path) if _is_large(path) else read_cassette(path))
+
+
+def _is_large(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    least = MAPPED_FROM_BYTES >> 4 if is_archive(path) else MAPPED_FROM_BYTES
+    return path.stat().st_size >= least
 
 
 def open_for_recording(
@@ -191,7 +200,12 @@ class CassetteStore:
         self._writer = writer
         self._is_recording = writer is not None
         self._run_id = run_id
-        self._fresh = resumed or Cassette(path=path, header=first)
+        #: What this recording has added, or the interrupted one that it goes on from.
+        self._texts = dict(resumed.texts) if resumed else {}
+        self._calls = dict(resumed.calls) if resumed else {}
+        self._fresh = replace(
+            resumed or Cassette(path=path, header=first), texts=self._texts, calls=self._calls
+        )
 
     @property
     def base(self) -> Cassette | None:
@@ -205,7 +219,21 @@ class CassetteStore:
 
     def calls(self) -> Mapping[CallId, CallRecord]:
         """All calls that can be served; of a call recorded twice the new recording."""
-        return {**(self._base.calls if self._base else {}), **self._fresh.calls}
+        if self._base is None or not self._fresh.calls:
+            return self._fresh.calls if self._base is None else self._base.calls
+        return {**self._base.calls, **self._fresh.calls}
+
+    def ids(self) -> Set[CallId]:
+        """The ids of all calls that can be served."""
+        calls = self.calls()
+        return calls.numbered() if isinstance(calls, MappedCalls) else calls.keys()
+
+    def in_order(self, ids: Set[CallId]) -> Iterator[CallRecord]:
+        """The calls of some ids, in recorded order."""
+        if isinstance(ids, NumberedCalls):
+            return ids.in_order()
+        found = (self.find(call_id) for call_id in ids)
+        return iter(sorted(filter(None, found), key=lambda call: call.order))
 
     def runs(self) -> list[RunRecord]:
         """The recorded runs."""
@@ -276,8 +304,8 @@ class CassetteStore:
         """Count a call that is on the disk among the recorded ones."""
         self._fresh.models[staged.binding.name] = staged.binding
         self._fresh.envs[staged.environment.sha256] = staged.environment
-        self._fresh.texts.update(staged.call.texts)
-        self._fresh.calls[staged.call.id] = staged.call
+        self._texts.update(staged.call.texts)
+        self._calls[staged.call.id] = staged.call
 
     def close(self) -> None:
         """Stop without a clean end: the old cassette is untouched, the ``.part`` stays."""
@@ -371,7 +399,7 @@ class CassetteStore:
 
     def _settle(
         self, wanted: set[CallId]
-    ) -> tuple[Changes, dict[CallId, CallRecord], dict[str, frozenset[CallId]]]:
+    ) -> tuple[Changes, dict[CallId, CallRecord], dict[str, Set[CallId]]]:
         """Choose, for each call that is kept, between the old entry and the new one."""
         changes = Changes()
         calls: dict[CallId, CallRecord] = {}

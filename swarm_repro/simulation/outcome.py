@@ -127,17 +127,16 @@ def judge(
         if masked is not None:
             outcome.notes.append(masked)
         return
-    expected = recorded.calls if recorded else frozenset(store.calls())
-    missing = session.unplayed(expected)
-    if missing:
-        first = store.find(missing[0])
-        where = f"call {first.i} of {first.scope}" if first else str(missing[0])
-        if first is not None and first.at is not None:
+    expected = recorded.calls if recorded else store.ids()
+    missing, first = session.unplayed(expected)
+    if first is not None:
+        where = f"call {first.i} of {first.scope}"
+        if first.at is not None:
             where += f" at epoch {first.at[0]}, step {first.at[1]}"
         outcome.messages.append(
-            f"{len(missing)} of {len(expected)} recorded calls were not played, first {where}"
+            f"{missing} of {len(expected)} recorded calls were not played, first {where}"
         )
-        outcome.unplayed = len(missing)
+        outcome.unplayed = missing
         outcome.exit_code = ExitCode.MISS
         return
     if recorded is None or recorded.id != fresh.id:

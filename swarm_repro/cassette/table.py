@@ -1,0 +1,107 @@
+"""Digests and their places in a file, in one block of bytes that can be mapped into memory.
+
+A hash table with open addressing: entries in the order they were added, and slots that hold the
+number of an entry, from 1. A look-up touches a slot or two and an entry, however many there are.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+#: Of SHA-256 or BLAKE2b: enough that no two of a file are alike by chance.
+DIGEST_BYTES: Final = 16
+
+_ENTRY: Final = struct.Struct(f"={DIGEST_BYTES}sQI")
+_SLOT_BYTES: Final = 4
+#: Slots are twice the entries at least, so that chains are short.
+_FEWEST_SLOTS: Final = 64
+
+
+class Place(NamedTuple):
+    """Where a line is, in bytes."""
+
+    offset: int
+    length: int
+
+
+class Table:
+    """The entries and slots of some digests."""
+
+    def __init__(
+        self,
+        entries: bytearray | memoryview | None = None,
+        slots: bytearray | memoryview | None = None,
+    ) -> None:
+        """Begin an empty table, or open one that is complete.
+
+        Args:
+            entries: Of a complete table, as ``entry_bytes`` gave them.
+            slots: Likewise, as ``slot_bytes`` gave them.
+        """
+        self._entries = bytearray() if entries is None else entries
+        self._count = len(self._entries) // _ENTRY.size
+        self._set_slots(bytearray(_FEWEST_SLOTS * _SLOT_BYTES) if slots is None else slots)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def entry_bytes(self) -> bytearray | memoryview:
+        """All entries."""
+        return self._entries
+
+    @property
+    def slot_bytes(self) -> memoryview:
+        """All slots."""
+        return self._slots.cast("B")
+
+    def find(self, digest: bytes) -> int | None:
+        """The number of a digest's entry, from 0; None where it has none."""
+        slots, entries, mask = self._slots, self._entries, self._mask
+        slot = int.from_bytes(digest[:8], "little") & mask
+        while number := slots[slot]:
+            start = (number - 1) * _ENTRY.size
+            if bytes(entries[start : start + DIGEST_BYTES]) == digest:
+                return number - 1
+            slot = (slot + 1) & mask
+        return None
+
+    def place(self, number: int) -> Place:
+        """The place of an entry."""
+        _, offset, length = _ENTRY.unpack_from(self._entries, number * _ENTRY.size)
+        return Place(offset, length)
+
+    def add(self, digest: bytes, place: Place) -> bool:
+        """Add an entry to a table that is not complete.
+
+        Returns:
+            Whether it is new; the place of one that is there stays.
+        """
+        if self.find(digest) is not None:
+            return False
+        if not isinstance(self._entries, bytearray):
+            raise TypeError("the table is complete")
+        self._entries += _ENTRY.pack(digest, *place)
+        self._count += 1
+        if self._count * 2 > len(self._slots):
+            self._grow()
+        else:
+            self._link(digest, self._count)
+        return True
+
+    def _set_slots(self, slots: bytearray | memoryview) -> None:
+        self._slots = memoryview(slots).cast("B").cast("I")
+        self._mask = len(self._slots) - 1
+
+    def _grow(self) -> None:
+        self._set_slots(bytearray(len(self._slots) * 2 * _SLOT_BYTES))
+        for number, (digest, _, _) in enumerate(_ENTRY.iter_unpack(self._entries), start=1):
+            self._link(digest, number)
+
+    def _link(self, digest: bytes, number: int) -> None:
+        slots, mask = self._slots, self._mask
+        slot = int.from_bytes(digest[:8], "little") & mask
+        while slots[slot]:
+            slot = (slot + 1) & mask
+        slots[slot] = number
