@@ -86,14 +86,13 @@ class ModelBinding:
         return self._normalised_defaults.get(endpoint, {})
 
     @cached_property
-    def _effective(self) -> dict[tuple[str, bytes], dict[str, object]]:
+    def _encoded_sampling(self) -> dict[tuple[str, bytes], bytes]:
         return {}
 
     def effective_sampling(self, endpoint: str, body: Mapping[str, object]) -> dict[str, object]:
         """The fields of a request that can change tokens: the key's ``sampling`` field.
 
-        Canonical names, this model's defaults filled in, neutral values left out. Agents repeat
-        their parameters call after call, so results are remembered.
+        Canonical names, this model's defaults filled in, neutral values left out.
 
         Args:
             endpoint: The kind of call.
@@ -102,14 +101,26 @@ class ModelBinding:
         Raises:
             RequestError: A number that float32 cannot hold.
         """
-        given = {name: body[name] for name in body if name in sampling.CANONICAL_NAME}
+        asked = sampling.normalise(body)
+        return sampling.effective({**self.sampling_defaults(endpoint), **asked}, asked=asked)
+
+    def encoded_sampling(self, endpoint: str, given: Mapping[str, object]) -> bytes:
+        """Canonical JSON of the key's ``sampling`` field.
+
+        Agents repeat their parameters call after call, so results are remembered.
+
+        Args:
+            endpoint: The kind of call.
+            given: The members of the request that are sampling fields.
+
+        Raises:
+            RequestError: A number that float32 cannot hold.
+        """
         key = (endpoint, encode_json(given))
-        known = self._effective.get(key)
+        known = self._encoded_sampling.get(key)
         if known is None:
-            asked = sampling.normalise(given)
-            defaults = self.sampling_defaults(endpoint)
-            known = sampling.effective({**defaults, **asked}, asked=asked)
-            self._effective[key] = known
+            known = encode_canonical(self.effective_sampling(endpoint, given))
+            self._encoded_sampling[key] = known
         return known
 
     def encoded_template(self, kwargs: object) -> bytes:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from swarm_repro import sampling
-from swarm_repro.canonical import embed, encode_canonical, encode_json, in_order, sha256_hex
+from swarm_repro.canonical import encode_canonical, encode_json, in_order
 from swarm_repro.errors import RequestError
 from swarm_repro.model import ModelBinding
+from swarm_repro.once import once
+
+if TYPE_CHECKING:
+    _Hash: TypeAlias = "hashlib._Hash"
 
 KEY_VERSION = "sr1"
 
@@ -95,7 +98,7 @@ class Request:
     body: Mapping[str, object]
     kind: str | None = field(default=None, compare=False)
 
-    @cached_property
+    @once
     def seed(self) -> int | None:
         """The caller's seed, or None where none was given (unset, -1 or 4294967295).
 
@@ -136,7 +139,9 @@ class Request:
         Raises:
             RequestError: The request has no canonical form.
         """
-        return f"{KEY_VERSION}:{sha256_hex(self.identity(seed=seed))}"
+        hashed = self._hashed_to_seed.copy()
+        hashed.update(_encoded_seed(seed) + self._encoded[1])
+        return f"{KEY_VERSION}:{hashed.hexdigest()}"
 
     @property
     def asked_key(self) -> str:
@@ -145,24 +150,35 @@ class Request:
 
     def identity(self, *, seed: int | None) -> bytes:
         """The canonical JSON that is hashed."""
-        before, after = self._around_seed
-        return before + encode_canonical(seed) + after
+        before, after = self._encoded
+        return before + _encoded_seed(seed) + after
 
-    # The members of the identity are sorted, so that all but the seed can be encoded once and
-    # serve both keys: capture, endpoint, input, model, sampling | seed | template, unknown.
+    # The members of the identity are sorted, so that all but the seed is encoded and hashed once
+    # and serves both keys: capture, endpoint, input, model, sampling | seed | template, unknown.
 
-    @cached_property
-    def _around_seed(self) -> tuple[bytes, bytes]:
-        if self.endpoint == "opaque":
-            return self._encode({}, self._opaque_input(), sampling={}, unknown={}, template=b"null")
+    @once
+    def _hashed_to_seed(self) -> _Hash:
+        return hashlib.sha256(self._encoded[0])
+
+    @once
+    def _encoded(self) -> tuple[bytes, bytes]:
+        """What comes before the seed, and what comes after it."""
+        binding, endpoint = self.binding, self.endpoint
+        if endpoint == "opaque":
+            given_bytes = encode_canonical(self._opaque_input())
+            return self._framed(b"{}", given_bytes, b"{}", b"null", b"{}")
         capture: dict[str, object] = {}
         given: dict[str, object] = {}
         sampled: dict[str, object] = {}
         unknown: dict[str, object] = {}
+        finite = True
         for name, value in self.body.items():
             part = _PART.get(name, "unknown")
             if part == "input":
-                if value not in _ABSENT:
+                if name == "messages" and _are_plain(value):
+                    given[name] = value
+                elif value or value not in _ABSENT:
+                    finite = False
                     given[name] = _ordered_inside(value) if name == "messages" else value
             elif part == "sampling":
                 sampled[name] = value
@@ -171,43 +187,36 @@ class Request:
             elif part == "capture":
                 if value is not None and value is not False:
                     capture[name] = value
-            elif part == "ordered" and value not in _ABSENT:
+            elif part == "ordered" and (value or value not in _ABSENT):
                 given[name] = in_order(value)
-        binding = self.binding
-        grammar = binding.defaults.get(self.endpoint, {}).get("grammar")
-        if grammar and not any(name in given for name in ("grammar", "json_schema")):
+        grammar = binding.defaults.get(endpoint, {}).get("grammar")
+        if grammar and "grammar" not in given and "json_schema" not in given:
             given["grammar"] = grammar
-        is_chat = self.endpoint == "chat"
-        return self._encode(
-            capture,
-            given,
-            sampling=binding.effective_sampling(self.endpoint, sampled),
-            unknown=unknown,
-            template=binding.encoded_template(self.body.get("chat_template_kwargs"))
-            if is_chat
-            else b"null",
+        is_chat = endpoint == "chat"
+        return self._framed(
+            encode_canonical(capture) if capture else b"{}",
+            encode_canonical(given, finite=finite),
+            binding.encoded_sampling(endpoint, sampled),
+            binding.encoded_template(self.body.get("chat_template_kwargs")) if is_chat else b"null",
+            encode_canonical(unknown) if unknown else b"{}",
         )
 
-    def _encode(
+    def _framed(
         self,
-        capture: dict[str, object],
-        given: dict[str, object],
-        *,
-        sampling: dict[str, object],
-        unknown: dict[str, object],
+        capture: bytes,
+        given: bytes,
+        sampled: bytes,
         template: bytes,
+        unknown: bytes,
     ) -> tuple[bytes, bytes]:
-        before = encode_canonical(
-            {
-                "capture": capture,
-                "endpoint": self.endpoint,
-                "input": given,
-                "model": embed(self.binding.encoded_identity),
-                "sampling": sampling,
-            }
+        before = b'{"capture":%b,"endpoint":"%b","input":%b,"model":%b,"sampling":%b,"seed":' % (
+            capture,
+            self.endpoint.encode(),
+            given,
+            self.binding.encoded_identity,
+            sampled,
         )
-        after = encode_canonical(unknown) if unknown else b"{}"
-        return before[:-1] + b',"seed":', b',"template":' + template + b',"unknown":' + after + b"}"
+        return before, b',"template":%b,"unknown":%b}' % (template, unknown)
 
     def _opaque_input(self) -> dict[str, object]:
         method, _, target = self.path.partition(" ")
@@ -245,6 +254,19 @@ def _in_order_where_named(name: str, value: object) -> object:
     return {member: _in_order_where_named(member, inner) for member, inner in value.items()}
 
 
+def _are_plain(messages: object) -> bool:
+    """Whether there are messages, all of them of members that are texts, as most are."""
+    if type(messages) is not list or not messages:
+        return False
+    for message in messages:
+        if type(message) is not dict:
+            return False
+        for member in message.values():
+            if type(member) is not str:
+                return False
+    return True
+
+
 def _ordered_inside(messages: object) -> object:
     """Keep the member order of tool-call arguments, which a client may send as an object."""
     if not isinstance(messages, list):
@@ -257,6 +279,10 @@ def _ordered_inside(messages: object) -> object:
         else message
         for message in messages
     ]
+
+
+def _encoded_seed(seed: int | None) -> bytes:
+    return b"null" if seed is None else b"%d" % seed
 
 
 def normalise_seed(value: object) -> int | None:

@@ -252,7 +252,8 @@ def decode_response(
 
 def _decode_body(stored: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     if "json" in stored:
-        return _resolve_encoded(encode_json(stored["json"]), stored["json"], texts)
+        value = stored["json"]
+        return _resolve_encoded(encode_json(value, finite=True), value, texts)
     if "text" in stored:
         return str(resolve(stored["text"], texts)).encode("utf-8")
     if "events" in stored:

@@ -53,7 +53,7 @@ _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record
 _STRING: Final = rb'"(?:[^"\\]|\\.)*"'
 #: The beginning of a call as recorders write it.
 _CALL_ID: Final = re.compile(
-    rb'\{"record":"call","scope":(%b),"i":\d+,"n":(\d+),"at":[^"]*,"kind":(?:null|%b),'
+    rb'\{"record":"call","scope":(%b),"i":\d+,"n":(\d{1,18}),"at":[^"]*,"kind":(?:null|%b),'
     rb'"asked":"([^"\\]*)",' % (_STRING, _STRING)
 )
 _CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
@@ -289,11 +289,13 @@ class _Scan(RecordReader):
             if begins is None or not _is_whole(line):
                 return False
             scope, n, asked = begins.groups()
-            digest = _call_digest(orjson.loads(scope), asked.decode(), int(n))
-            return self.calls.add(digest, place)
+            name = _string(scope)
+            return name is not None and self.calls.add(
+                _call_digest(name, asked.decode("utf-8", "replace"), int(n)), place
+            )
         if line.startswith(_TEXT) and _is_whole(line):
-            text = orjson.loads(line[len(_TEXT) : -CHECKSUM_BYTES])
-            if isinstance(text, str):
+            text = _string(line[len(_TEXT) : -CHECKSUM_BYTES])
+            if text is not None:
                 self._add_text(text, place)
                 return True
         return False
@@ -336,6 +338,15 @@ class _Positioned(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _string(encoded: bytes) -> str | None:
+    """What a JSON string says; None where it is something else."""
+    try:
+        value = orjson.loads(encoded)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _is_whole(line: bytes) -> bool:

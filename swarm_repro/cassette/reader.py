@@ -108,7 +108,12 @@ def reading(path: Path, call: CallRecord) -> Iterator[None]:
     try:
         yield
     except LineError as error:
-        raise CassetteDamagedError(path, f"call {call.i} of {call.scope}: {error}") from error
+        raise unreadable(path, call, error) from error
+
+
+def unreadable(path: Path, call: CallRecord, error: LineError) -> CassetteDamagedError:
+    """Which call of which file cannot be read."""
+    return CassetteDamagedError(path, f"call {call.i} of {call.scope}: {error}")
 
 
 class RecordReader:

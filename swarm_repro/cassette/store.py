@@ -9,9 +9,10 @@ from pathlib import Path
 from swarm_repro.caller import is_within
 from swarm_repro.cassette.archive import is_archive
 from swarm_repro.cassette.changes import Changes, same_recording
+from swarm_repro.cassette.lines import LineError
 from swarm_repro.cassette.mapped import MAPPED_FROM_BYTES, MappedCalls, NumberedCalls, open_mapped
 from swarm_repro.cassette.part import Part, PartFile, PartWriter, part_path, read_part
-from swarm_repro.cassette.reader import Cassette, read_cassette, reading
+from swarm_repro.cassette.reader import Cassette, read_cassette, reading, unreadable
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
@@ -267,9 +268,11 @@ class CassetteStore:
         Raises:
             CassetteDamagedError: They are not the recorded bytes.
         """
-        with reading(self.path, call):
+        try:
             # Not kept: a long replay would hold every answer it has given.
             return call.decode_completion()
+        except LineError as error:
+            raise unreadable(self.path, call, error) from error
 
     def body_of(self, call: CallRecord) -> dict[str, object]:
         """A call's request as it was sent.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +14,7 @@ import pytest
 
 from swarm_repro.cachedir import CACHE_VARIABLE
 from swarm_repro.cassette import index_file, mapped, store
-from swarm_repro.cassette.lines import encode_line
+from swarm_repro.cassette.lines import CHECKSUM_BYTES, encode_line
 from swarm_repro.cassette.mapped import NumberedCalls, open_mapped
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallId
@@ -229,6 +231,36 @@ def test_a_call_that_is_there_twice_is_refused(path: Path) -> None:
     path.write_bytes(b"".join([*lines[:-1], call, lines[-1]]))
     with pytest.raises(CassetteDamagedError, match="second recording"):
         read_all(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b'{"record":"text","text":', b'{"record":"text","text":1,"text":'),
+        (b'{"record":"text","text":"A', b'{"record":"text","x":1,"text":"A'),
+        (b',"i":0,"n":0,', b',"i":0,"n":' + b"9" * 5000 + b","),
+        (b'"scope":"alice"', b'"scope":"al\\x"'),
+        (b'"asked":"sr1', b'"asked":"\xff'),
+    ],
+    ids=["a member twice", "another member", "a long number", "a bad escape", "no UTF-8"],
+)
+def test_what_is_not_written_as_recorders_do_is_read_as_by_any_other_reader(
+    change: tuple[bytes, bytes], path: Path
+) -> None:
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True)[:-1]:
+        body = line[:-CHECKSUM_BYTES].replace(*change)
+        lines.append(b'%s,"crc32":"%08x"}\n' % (body, zlib.crc32(body + b"}")))
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    end = encode_line({"record": "end", "records": len(lines), "sha256": digest})
+    path.write_bytes(b"".join([*lines, end]))
+    try:
+        expected = content(read_cassette(path))
+    except CassetteDamagedError:
+        with pytest.raises(CassetteDamagedError):
+            read_all(path)
+    else:
+        assert read_all(path) == expected
 
 
 def test_damage_that_was_found_is_found_again(long: Path) -> None:
