@@ -19,7 +19,19 @@ PACKAGE = Path(swarm_repro.__file__).parent
 #: From the bottom up. A module may import what is in its own group or in a lower layer; groups of
 #: one layer know nothing of each other. Source: docs/explanation/architecture.md.
 LAYERS: list[list[set[str]]] = [
-    [{"errors", "canonical", "sampling", "printable", "dialects", "mode", "credentials"}],
+    [
+        {
+            "errors",
+            "canonical",
+            "sampling",
+            "printable",
+            "dialects",
+            "mode",
+            "credentials",
+            "cachedir",
+            "once",
+        }
+    ],
     [
         {
             "model",

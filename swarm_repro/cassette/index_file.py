@@ -1,6 +1,6 @@
-"""The tables of a large cassette, kept in the user's cache directory and mapped into memory.
+"""The index of a large cassette, kept in the user's cache directory and mapped into memory.
 
-A file of tables belongs to one state of one cassette: the file's identity and times, and the digest
+An index belongs to one state of one cassette: the file's identity and times, and the digest
 in its end record. It is believed if all of these and its own checksum are as they were; anything
 else is as good as none.
 """
@@ -20,14 +20,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import orjson
+
 from swarm_repro.cachedir import cache_folder
+from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.table import Table
 
 _log = logging.getLogger(__name__)
 
+#: What belongs to a text: where its line is and how long, in bytes.
+TEXT: Final = "QI"
+#: What belongs to a call: the same, and what a replay needs of it, where its line is as recorders
+#: write it. Where its answer begins in the line (else 0) and how long it is, SHA-256 of that, the
+#: sent key, token counts (-1: unknown), seconds, HTTP status, number of the content type, and
+#: whether it was answered with another.
+CALL: Final = "QIII32s32s4idHH?"
+
 #: Version of the format, and the byte order it is read with.
-_MAGIC: Final = struct.pack("=8sI", b"srindex1", 0x01020304)
-_HEAD: Final = struct.Struct("=5Q32s4QI")
+_MAGIC: Final = struct.pack("=8sI", b"srindex2", 0x01020304)
+_HEAD: Final = struct.Struct("=5Q32s5QI")
 #: A file that was written this recently may be written again without another time.
 _RACY_NS: Final = 2_000_000_000
 
@@ -60,8 +71,27 @@ class State(NamedTuple):
         )
 
 
-def load(state: State) -> tuple[Table, Table] | None:
-    """The tables of a cassette's calls and texts; None where none can be believed."""
+class Index(NamedTuple):
+    """Where the calls and texts of a cassette are.
+
+    Attributes:
+        calls: By the digest of their ids, in file order; ``CALL``.
+        texts: By their digests; ``TEXT``.
+        types: Content types of answers, which calls name by number.
+    """
+
+    calls: Table
+    texts: Table
+    types: list[str]
+
+
+def empty() -> Index:
+    """An index to begin with."""
+    return Index(Table(CALL), Table(TEXT), [])
+
+
+def load(state: State) -> Index | None:
+    """The index of a cassette; None where none can be believed."""
     path = _path(state)
     try:
         with path.open("rb") as file:
@@ -82,11 +112,12 @@ def load(state: State) -> tuple[Table, Table] | None:
     for length in lengths:
         parts.append(mapped[head_end : head_end + length])
         head_end += length
-    return Table(parts[0], parts[1]), Table(parts[2], parts[3])
+    calls, texts = Table(CALL, parts[0], parts[1]), Table(TEXT, parts[2], parts[3])
+    return Index(calls, texts, orjson.loads(parts[4]))
 
 
-def save(state: State, calls: Table, texts: Table) -> bool:
-    """Keep the tables of a cassette that was read to its end.
+def save(state: State, index: Index) -> bool:
+    """Keep the index of a cassette that was read to its end.
 
     Returns:
         Whether they are kept. A cassette that was written a moment ago could be written again
@@ -95,7 +126,9 @@ def save(state: State, calls: Table, texts: Table) -> bool:
     """
     if time.time_ns() - max(state.modified_ns, state.changed_ns) < _RACY_NS:
         return False
+    calls, texts, types = index
     parts = [calls.entry_bytes, calls.slot_bytes, texts.entry_bytes, texts.slot_bytes]
+    parts.append(memoryview(encode_json(types)))
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
@@ -109,7 +142,7 @@ def save(state: State, calls: Table, texts: Table) -> bool:
 
 
 def forget(state: State) -> None:
-    """Remove the tables of a cassette."""
+    """Remove the index of a cassette."""
     with contextlib.suppress(OSError):
         _path(state).unlink()
 

@@ -8,55 +8,40 @@ end of the file the index is kept. Each line that is served is checked as any li
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
 import threading
 import weakref
-import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, cast
-
-import orjson
+from typing import Any, BinaryIO, Final, cast
 
 from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette.lines import (
-    CHECKSUM_BYTES,
-    MOST_LINE_BYTES,
     LineError,
     decode_line,
     lines_of,
 )
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
 from swarm_repro.cassette.records import CallId, CallRecord, RunRecord, env_at, spans_of
-from swarm_repro.cassette.table import DIGEST_BYTES, Place, Table
+from swarm_repro.cassette.scan import CALL, TEXT, Scan, call_digest
+from swarm_repro.cassette.table import DIGEST_BYTES
+from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteDamagedError
+from swarm_repro.request import KEY_VERSION
 
 #: Files from this size on are opened so; smaller ones are read at once.
 MAPPED_FROM_BYTES: Final = 64 << 20
 
 _TEXTS_AT_HAND: Final = 1024
-_LINES_A_TURN: Final = 256
-_BUFFER_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 16
 #: What the runs and witnesses of a file may take: no study has as many.
 _MOST_TAIL_BYTES: Final = 1 << 28
-_CALL: Final = b'{"record":"call",'
-_TEXT: Final = b'{"record":"text","text":'
 _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record":"env"')
-_STRING: Final = rb'"(?:[^"\\]|\\.)*"'
-#: The beginning of a call as recorders write it.
-_CALL_ID: Final = re.compile(
-    rb'\{"record":"call","scope":(%b),"i":\d+,"n":(\d{1,18}),"at":[^"]*,"kind":(?:null|%b),'
-    rb'"asked":"([^"\\]*)",' % (_STRING, _STRING)
-)
-_CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
+_COUNTED: Final = ("prompt", "completion", "total", "cached")
 
 
 def open_mapped(path: Path) -> Cassette:
@@ -101,7 +86,7 @@ def _start_of_tail(path: Path, file: BinaryIO, least: int) -> int:
         start = max(end - length, least - 1)  # the line feed before the first call
         file.seek(start)
         tail = file.read(end - start)
-        last = max(tail.rfind(b"\n" + _CALL), tail.rfind(b"\n" + _TEXT))
+        last = max(tail.rfind(b"\n" + CALL), tail.rfind(b"\n" + TEXT))
         if last >= 0:
             return start + tail.find(b"\n", last + 1) + 1
         if start < least:
@@ -156,76 +141,107 @@ class _Mapped:
         #: Held while the file is read on, and while something is looked for in what grows.
         self._lock = threading.RLock()
         self._state = index_file.State.of(descriptor, digest)
-        self._scan: _Scan | None = None
+        self._scan: Scan | None = None
         known = index_file.load(self._state)
         if known is None:
-            self._scan = _Scan(self.path, descriptor)
-            known = self._scan.calls, self._scan.text_places
-        self._call_table, self._text_table = known
+            self._scan = Scan(self.path, descriptor)
+            known = self._scan.index
+        self._index = known
 
     @property
     def most_calls(self) -> int:
         """How many calls there are, or at most can be."""
-        return self._state.size if self._scan is not None else len(self._call_table)
+        return self._state.size if self._scan is not None else len(self._index.calls)
 
     def count(self) -> int:
         """How many calls there are; reads the file to its end, where that was not done yet."""
         with self._lock:
             while self._read_on():
                 pass
-            return len(self._call_table)
+            return len(self._index.calls)
 
     def number_of(self, call_id: object) -> int | None:
         """The place of a call among those of the file, from 0; None where it has none."""
-        digest = _call_digest(*cast("CallId", call_id))
+        digest = call_digest(*cast("CallId", call_id))
         if self._scan is None:
-            return self._call_table.find(digest)
+            return self._index.calls.find(digest)
         with self._lock:
-            while (number := self._call_table.find(digest)) is None and self._read_on():
+            while (number := self._index.calls.find(digest)) is None and self._read_on():
                 pass
             return number
 
-    def call(self, number: int) -> CallRecord:
+    def call(self, number: int, call_id: CallId | None = None) -> CallRecord:
         """The record of a call.
+
+        Args:
+            number: Its place.
+            call_id: Its id, where that is known.
 
         Raises:
             CassetteDamagedError: There are not as many, or it is not what was written.
         """
         with self._lock:
-            while number >= len(self._call_table) and self._read_on():
+            while number >= len(self._index.calls) and self._read_on():
                 pass
-            if number >= len(self._call_table):
+            if number >= len(self._index.calls):
                 raise self._damaged(f"a run has call {number}, which is not in the file")
-            place = self._call_table.place(number)
-        record = self._record(place)
+            content = self._index.calls.content(number)
+        if call_id is None or not content[2]:
+            return self.parsed(content[0], content[1], call_id)
+        return _QuickCall.of(call_id, content, self)
+
+    def parsed(self, offset: int, length: int, call_id: CallId | None) -> CallRecord:
+        """The call of a line, all of it read; ``call_id`` as for ``call``.
+
+        Raises:
+            CassetteDamagedError: It is not what was written.
+        """
+        record = self._record(offset, length)
         try:
             call = CallRecord.from_json(record, texts=self.texts, envs=self._envs)
         except LineError as error:
             raise self._damaged(str(error)) from error
+        if call_id is not None and call.id != call_id:
+            raise self._damaged("the index names another call")
         if call.model not in self.cassette.models:
             raise self._damaged(f"a call of model {call.model!r}, which is not in the file")
         return call
 
-    def place_of_text(self, digest: object) -> Place | None:
+    def answer(self, offset: int, length: int, digest: bytes) -> bytes:
+        """The bytes of an answer.
+
+        Raises:
+            CassetteDamagedError: They are not what was written.
+        """
+        body = os.pread(self._descriptor, length, offset)
+        if hashlib.sha256(body).digest() != digest:
+            raise self._damaged("the response's bytes do not have the recorded SHA-256")
+        return body
+
+    def type_of(self, number: int) -> str:
+        """A content type."""
+        return self._index.types[number]
+
+    def place_of_text(self, digest: object) -> tuple[int, int] | None:
         """Where a text is; None where it is not in the file."""
         try:
             known = bytes.fromhex(cast("str", digest))[:DIGEST_BYTES]
         except (TypeError, ValueError):
             return None
         with self._lock:
-            number = self._text_table.find(known)
-            return None if number is None else self._text_table.place(number)
+            number = self._index.texts.find(known)
+            return None if number is None else self._index.texts.content(number)
 
-    def text(self, place: Place, digest: str) -> str:
+    def text(self, place: tuple[int, int], digest: str) -> str:
         """A text, which has the digest that it is asked for by."""
-        text = self._record(place).get("text")
+        text = self._record(*place).get("text")
         if not isinstance(text, str) or text_sha256(text) != digest:
             raise self._damaged(f"the text {digest} is another one")
         return text
 
-    def _record(self, place: Place) -> dict[str, object]:
+    def _record(self, offset: int, length: int) -> dict[str, object]:
         try:
-            return decode_line(os.pread(self._descriptor, place.length, place.offset))
+            return decode_line(os.pread(self._descriptor, length, offset))
         except LineError as error:
             raise self._damaged(str(error)) from error
 
@@ -241,125 +257,65 @@ class _Mapped:
             return True
         self._scan = None
         if index_file.State.of(self._descriptor, self._state.digest) == self._state:
-            index_file.save(self._state, self._call_table, self._text_table)
+            index_file.save(self._state, self._index)
         return False
 
 
-class _Scan(RecordReader):
-    """One pass over the file, as far as it was needed."""
+class _QuickCall(CallRecord):
+    """A call of which no more is read than a replay needs, until something else is asked for.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        super().__init__(path)
-        self.calls = Table()
-        self.text_places = Table()
-        self._lines = lines_of(io.BufferedReader(_Positioned(descriptor), _BUFFER_BYTES))
-        self._failure: CassetteDamagedError | None = None
+    What it says of itself is in the index; its answer's bytes are a part of its line, and have the
+    digest that is in the index.
+    """
 
-    def read_on(self) -> bool:
-        """Read some more lines; whether there were any.
+    _mapped: _Mapped
+    #: Where its line is, and the answer: offsets, lengths, digest, status, number of the type.
+    _line: tuple[int, int]
+    _answer: tuple[int, int, bytes, int, int]
 
-        Raises:
-            CassetteDamagedError: One is not what was written, or the file was cut off.
-        """
-        if self._failure is not None:
-            raise self._failure
-        before = self.offset
-        try:
-            for line in islice(self._lines, _LINES_A_TURN):
-                self.take(line)
-            if self.offset == before:
-                self.require_end()
-        except CassetteDamagedError as error:
-            self._failure = error
-            raise
-        return self.offset > before
+    @classmethod
+    def of(cls, call_id: CallId, content: tuple[Any, ...], mapped: _Mapped) -> _QuickCall:
+        """The call that the index has this of."""
+        offset, length, start, size, digest, sent, *counts, duration, status, kind, shared = content
+        call = object.__new__(cls)
+        scope, asked, n = call_id
+        call.__dict__.update(
+            scope=scope,
+            asked=asked,
+            n=n,
+            sent=f"{KEY_VERSION}:{sent.hex()}",
+            tokens=dict(zip(_COUNTED, [None if one < 0 else one for one in counts], strict=True)),
+            duration_s=duration,
+            shared=shared,
+            _mapped=mapped,
+            _line=(offset, length),
+            _answer=(offset + start, size, digest, status, kind),
+        )
+        return call
 
-    def take(self, line: bytes) -> None:
-        # What every other line is does not have to be parsed to be found: it is when it is served.
-        if self.cassette is not None and not self._ended and self._is_placed(line):
-            self.passed(line)
-        else:
-            super().take(line)
+    def __getattr__(self, name: str) -> object:
+        """Anything else: now all of the line is read."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self.__dict__.update(vars(self._whole()))
+        return self.__dict__[name]
 
-    def _is_placed(self, line: bytes) -> bool:
-        """Note the place of a call or a text that is whole; anything else takes the long way."""
-        place = Place(self.offset, len(line))
-        if line.startswith(_CALL):
-            begins = _CALL_ID.match(line)
-            if begins is None or not _is_whole(line):
-                return False
-            scope, n, asked = begins.groups()
-            name = _string(scope)
-            return name is not None and self.calls.add(
-                _call_digest(name, asked.decode("utf-8", "replace"), int(n)), place
-            )
-        if line.startswith(_TEXT) and _is_whole(line):
-            text = _string(line[len(_TEXT) : -CHECKSUM_BYTES])
-            if text is not None:
-                self._add_text(text, place)
-                return True
-        return False
+    def __eq__(self, other: object) -> bool:
+        """As of any call, however it was read."""
+        return self._whole() == (other._whole() if isinstance(other, _QuickCall) else other)
 
-    def _add_text(self, text: str, place: Place) -> None:
-        self.text_places.add(hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES], place)
+    __hash__ = CallRecord.__hash__
 
-    def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
-        del cassette
-        self._add_text(text, Place(offset, length))
+    def _whole(self) -> CallRecord:
+        return self._mapped.parsed(*self._line, self.id)
 
-    def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
-        del cassette
-        if not self.calls.add(_call_digest(*call.id), Place(offset, length)):
-            raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
-
-    def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
-        spans_of(record["calls"], len(self.calls))
-        return frozenset()
-
-    def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
-        del cassette
-        self.calls_of(record)
-        RunRecord.from_json({**record, "calls": []}, [])
-
-
-class _Positioned(io.RawIOBase):
-    """An open file from its beginning, with a position of its own: a forked child has another."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = os.pread(self._descriptor, len(buffer), self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
-def _string(encoded: bytes) -> str | None:
-    """What a JSON string says; None where it is something else."""
-    try:
-        value = orjson.loads(encoded)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, str) else None
-
-
-def _is_whole(line: bytes) -> bool:
-    checksum = _CHECKSUM.fullmatch(line[-CHECKSUM_BYTES:])
-    if checksum is None or len(line) > MOST_LINE_BYTES:
-        return False
-    crc = zlib.crc32(b"}", zlib.crc32(memoryview(line)[:-CHECKSUM_BYTES]))
-    return crc == int(checksum.group(1), 16)
-
-
-def _call_digest(scope: str, asked: str, n: int) -> bytes:
-    known = f"{len(scope)} {scope} {asked} {n}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(known, digest_size=DIGEST_BYTES).digest()
+    def decode_completion(self) -> Completion:
+        """As of any call."""
+        if "_answer" not in self.__dict__:  # a changed copy
+            return super().decode_completion()
+        offset, size, digest, status, kind = self._answer
+        body = self._mapped.answer(offset, size, digest)
+        return Completion(status, self._mapped.type_of(kind), body, duration_s=self.duration_s)
 
 
 class MappedCalls(Mapping[CallId, CallRecord]):
@@ -372,7 +328,7 @@ class MappedCalls(Mapping[CallId, CallRecord]):
         number = self._mapped.number_of(call_id)
         if number is None:
             raise KeyError(call_id)
-        return self._mapped.call(number)
+        return self._mapped.call(number, call_id)
 
     def __contains__(self, call_id: object) -> bool:
         return self._mapped.number_of(call_id) is not None

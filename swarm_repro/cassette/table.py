@@ -1,4 +1,4 @@
-"""Digests and their places in a file, in one block of bytes that can be mapped into memory.
+"""Digests and what belongs to them, in one block of bytes that can be mapped into memory.
 
 A hash table with open addressing: entries in the order they were added, and slots that hold the
 number of an entry, from 1. A look-up touches a slot or two and an entry, however many there are.
@@ -7,22 +7,14 @@ number of an entry, from 1. A look-up touches a slot or two and an entry, howeve
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 #: Of SHA-256 or BLAKE2b: enough that no two of a file are alike by chance.
 DIGEST_BYTES: Final = 16
 
-_ENTRY: Final = struct.Struct(f"={DIGEST_BYTES}sQI")
 _SLOT_BYTES: Final = 4
 #: Slots are twice the entries at least, so that chains are short.
 _FEWEST_SLOTS: Final = 64
-
-
-class Place(NamedTuple):
-    """Where a line is, in bytes."""
-
-    offset: int
-    length: int
 
 
 class Table:
@@ -30,17 +22,21 @@ class Table:
 
     def __init__(
         self,
+        content: str,
         entries: bytearray | memoryview | None = None,
         slots: bytearray | memoryview | None = None,
     ) -> None:
         """Begin an empty table, or open one that is complete.
 
         Args:
+            content: What belongs to a digest, as ``struct`` writes it, without a byte order.
             entries: Of a complete table, as ``entry_bytes`` gave them.
             slots: Likewise, as ``slot_bytes`` gave them.
         """
+        self._content = struct.Struct(f"={content}")
+        self._size = DIGEST_BYTES + self._content.size
         self._entries = bytearray() if entries is None else entries
-        self._count = len(self._entries) // _ENTRY.size
+        self._count = len(self._entries) // self._size
         self._set_slots(bytearray(_FEWEST_SLOTS * _SLOT_BYTES) if slots is None else slots)
 
     def __len__(self) -> int:
@@ -58,31 +54,30 @@ class Table:
 
     def find(self, digest: bytes) -> int | None:
         """The number of a digest's entry, from 0; None where it has none."""
-        slots, entries, mask = self._slots, self._entries, self._mask
+        slots, entries, mask, size = self._slots, self._entries, self._mask, self._size
         slot = int.from_bytes(digest[:8], "little") & mask
         while number := slots[slot]:
-            start = (number - 1) * _ENTRY.size
+            start = (number - 1) * size
             if bytes(entries[start : start + DIGEST_BYTES]) == digest:
                 return number - 1
             slot = (slot + 1) & mask
         return None
 
-    def place(self, number: int) -> Place:
-        """The place of an entry."""
-        _, offset, length = _ENTRY.unpack_from(self._entries, number * _ENTRY.size)
-        return Place(offset, length)
+    def content(self, number: int) -> tuple[Any, ...]:
+        """What belongs to an entry's digest."""
+        return self._content.unpack_from(self._entries, number * self._size + DIGEST_BYTES)
 
-    def add(self, digest: bytes, place: Place) -> bool:
+    def add(self, digest: bytes, *content: object) -> bool:
         """Add an entry to a table that is not complete.
 
         Returns:
-            Whether it is new; the place of one that is there stays.
+            Whether it is new; what belongs to a digest that is there stays.
         """
         if self.find(digest) is not None:
             return False
         if not isinstance(self._entries, bytearray):
             raise TypeError("the table is complete")
-        self._entries += _ENTRY.pack(digest, *place)
+        self._entries += digest + self._content.pack(*content)
         self._count += 1
         if self._count * 2 > len(self._slots):
             self._grow()
@@ -96,8 +91,9 @@ class Table:
 
     def _grow(self) -> None:
         self._set_slots(bytearray(len(self._slots) * 2 * _SLOT_BYTES))
-        for number, (digest, _, _) in enumerate(_ENTRY.iter_unpack(self._entries), start=1):
-            self._link(digest, number)
+        for number in range(self._count):
+            start = number * self._size
+            self._link(bytes(self._entries[start : start + DIGEST_BYTES]), number + 1)
 
     def _link(self, digest: bytes, number: int) -> None:
         slots, mask = self._slots, self._mask

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.cachedir import CACHE_VARIABLE
-from swarm_repro.cassette import index_file, mapped, store
+from swarm_repro.cassette import index_file, mapped, scan, store
 from swarm_repro.cassette.lines import CHECKSUM_BYTES, encode_line
 from swarm_repro.cassette.mapped import NumberedCalls, open_mapped
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallId
-from swarm_repro.cassette.table import DIGEST_BYTES, Place, Table
+from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import CassetteDamagedError, ReplayMiss, SwarmReproError
 from swarm_repro.opening import describe_unplayed
@@ -96,7 +96,7 @@ def test_the_first_calls_are_found_without_the_rest_of_the_file(
         return data
 
     ids = list(read_cassette(long).calls)
-    monkeypatch.setattr(mapped, "_BUFFER_BYTES", 1 << 14)
+    monkeypatch.setattr(scan, "_BUFFER_BYTES", 1 << 14)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", pread)
         cassette = open_mapped(long)
@@ -349,18 +349,18 @@ def test_the_end_of_a_file_is_read_in_bounded_memory(
 
 
 def test_a_table_finds_what_was_added_and_nothing_else() -> None:
-    table = Table()
+    table = Table("QI")
     digests = [number.to_bytes(2, "big") * (DIGEST_BYTES // 2) for number in range(2000)]
     same_slot = [bytes(8) + number.to_bytes(8, "big") for number in range(50)]
     known = [*digests[1:], *same_slot]
     for number, digest in enumerate(known):
-        assert table.add(digest, Place(number * 3, number))
-    assert not table.add(known[5], Place(0, 0))
-    opened = Table(memoryview(bytes(table.entry_bytes)), memoryview(bytes(table.slot_bytes)))
+        assert table.add(digest, number * 3, number)
+    assert not table.add(known[5], 0, 0)
+    opened = Table("QI", memoryview(bytes(table.entry_bytes)), memoryview(bytes(table.slot_bytes)))
     for one in (table, opened):
         assert len(one) == len(known)
         assert [one.find(digest) for digest in known] == list(range(len(known)))
-        assert one.place(7) == Place(21, 7)
+        assert one.content(7) == (21, 7)
         assert one.find(b"\xff" * DIGEST_BYTES) is None
     with pytest.raises(TypeError):
-        opened.add(b"\xff" * DIGEST_BYTES, Place(0, 0))
+        opened.add(b"\xff" * DIGEST_BYTES, 0, 0)

@@ -1,0 +1,212 @@
+"""One pass over a large cassette, as far as it was needed: where its calls and texts are.
+
+A line is checked by its checksum and its place is noted. What a recorder wrote is told by its
+beginning and its end, without parsing what is between; any other line is parsed as every reader
+does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from swarm_repro.cassette import index_file
+from swarm_repro.cassette.lines import CHECKSUM_BYTES, MOST_LINE_BYTES, LineError, lines_of
+from swarm_repro.cassette.reader import Cassette, RecordReader
+from swarm_repro.cassette.records import CallId, CallRecord, RunRecord, spans_of
+from swarm_repro.cassette.table import DIGEST_BYTES
+from swarm_repro.errors import CassetteDamagedError
+
+_LINES_A_TURN: Final = 256
+_BUFFER_BYTES: Final = 1 << 20
+CALL: Final = b'{"record":"call",'
+TEXT: Final = b'{"record":"text","text":'
+_STRING: Final = rb'"(?:[^"\\]|\\.)*"'
+#: A call as recorders write it: its beginning, and all that comes after the answer.
+_CALL_BEGINS: Final = re.compile(
+    rb'\{"record":"call","scope":(%b),"i":\d+,"n":(\d{1,18}),"at":[^"]*,"kind":(?:null|%b),'
+    rb'"asked":"(sr1:[0-9a-f]{64})","sent":"sr1:([0-9a-f]{64})",' % (_STRING, _STRING)
+)
+_COUNT: Final = rb"(null|\d{1,9})"
+_CALL_ENDS: Final = re.compile(
+    rb',"sha256":"([0-9a-f]{64})"\},'
+    rb'"tokens":\{"prompt":%b,"completion":%b,"total":%b,"cached":%b\},'
+    rb'"prompt_sha256":(?:null|"[0-9a-f]*"),"duration_s":([0-9.eE+-]+)'
+    rb'(,"shared":true)?(?:,"masked":\{[^{}]*\})?,"crc32":"[0-9a-f]{8}"\}\n'
+    % (_COUNT, _COUNT, _COUNT, _COUNT)
+)
+_ANSWER: Final = b',"response":{"status":'
+_ANSWER_BEGINS: Final = re.compile(re.escape(_ANSWER) + rb'(\d{3}),"type":(%b),"json":' % _STRING)
+_ANSWER_ENDS: Final = b',"sha256":"'
+#: Of a call that has to be parsed to be served.
+_LONG_WAY: Final = (0, 0, b"", b"", 0, 0, 0, 0, 0.0, 0, 0, False)
+_MOST_TYPES: Final = 1000
+_CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
+
+
+class Scan(RecordReader):
+    """One pass over the file, as far as it was needed."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        super().__init__(path)
+        self.index = index_file.empty()
+        self._lines = lines_of(io.BufferedReader(_Positioned(descriptor), _BUFFER_BYTES))
+        self._failure: CassetteDamagedError | None = None
+
+    def read_on(self) -> bool:
+        """Read some more lines; whether there were any.
+
+        Raises:
+            CassetteDamagedError: One is not what was written, or the file was cut off.
+        """
+        if self._failure is not None:
+            raise self._failure
+        before = self.offset
+        try:
+            for line in islice(self._lines, _LINES_A_TURN):
+                self.take(line)
+            if self.offset == before:
+                self.require_end()
+        except CassetteDamagedError as error:
+            self._failure = error
+            raise
+        return self.offset > before
+
+    def take(self, line: bytes) -> None:
+        """Note the place of a call or a text, or read the record."""
+        # What every other line is does not have to be parsed to be found: it is when it is served.
+        if self.cassette is not None and not self._ended and self._is_placed(line):
+            self.passed(line)
+        else:
+            super().take(line)
+
+    def _is_placed(self, line: bytes) -> bool:
+        """Note the place of a call or a text that is whole; anything else takes the long way."""
+        if line.startswith(CALL) and _is_whole(line):
+            begins = _CALL_BEGINS.match(line)
+            if begins is None:
+                return False
+            scope, n, asked, sent = begins.groups()
+            name = _string(scope)
+            if name is None:
+                return False
+            digest = call_digest(name, asked.decode(), int(n))
+            return self.index.calls.add(
+                digest, self.offset, len(line), *self._answer_in(line, bytes.fromhex(sent.decode()))
+            )
+        if line.startswith(TEXT) and _is_whole(line):
+            text = _string(line[len(TEXT) : -CHECKSUM_BYTES])
+            if text is not None:
+                self._add_text(text, self.offset, len(line))
+                return True
+        return False
+
+    def _answer_in(self, line: bytes, sent: bytes) -> tuple[object, ...]:
+        """What a replay needs of a call whose answer's bytes are a part of its line."""
+        begins = _ANSWER_BEGINS.match(line, max(line.find(_ANSWER), 0))
+        ends = _CALL_ENDS.fullmatch(line, max(line.rfind(_ANSWER_ENDS), 0))
+        if begins is None or ends is None:
+            return _LONG_WAY
+        digest, *counts, duration, shared = ends.groups()
+        body = line[begins.end() : ends.start()]
+        known = bytes.fromhex(digest.decode())
+        content_type = _string(begins.group(2))
+        # Whatever was taken for the answer: it is the answer if it has its digest.
+        if content_type is None or hashlib.sha256(body).digest() != known:
+            return _LONG_WAY
+        types = self.index.types
+        if content_type not in types:
+            if len(types) == _MOST_TYPES:
+                return _LONG_WAY
+            types.append(content_type)
+        return (
+            begins.end(),
+            len(body),
+            known,
+            sent,
+            *(-1 if count == b"null" else int(count) for count in counts),
+            float(duration),
+            int(begins.group(1)),
+            types.index(content_type),
+            shared is not None,
+        )
+
+    def _add_text(self, text: str, offset: int, length: int) -> None:
+        digest = hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
+        self.index.texts.add(digest, offset, length)
+
+    def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
+        """Note the place of a text."""
+        del cassette
+        self._add_text(text, offset, length)
+
+    def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
+        """Note the place of a call.
+
+        Raises:
+            LineError: The call is in the file already.
+        """
+        del cassette
+        if not self.index.calls.add(call_digest(*call.id), offset, length, *_LONG_WAY):
+            raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
+
+    def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
+        """See that the calls of a run or a witness are there; they are not listed."""
+        spans_of(record["calls"], len(self.index.calls))
+        return frozenset()
+
+    def keep_run(self, cassette: Cassette, record: Mapping[str, object]) -> None:
+        """See that a run can be read."""
+        del cassette
+        self.calls_of(record)
+        RunRecord.from_json({**record, "calls": []}, [])
+
+
+class _Positioned(io.RawIOBase):
+    """An open file from its beginning, with a position of its own: a forked child has another."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _string(encoded: bytes) -> str | None:
+    """What a JSON string says; None where it is something else."""
+    try:
+        value = orjson.loads(encoded)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _is_whole(line: bytes) -> bool:
+    checksum = _CHECKSUM.fullmatch(line[-CHECKSUM_BYTES:])
+    if checksum is None or len(line) > MOST_LINE_BYTES:
+        return False
+    crc = zlib.crc32(b"}", zlib.crc32(memoryview(line)[:-CHECKSUM_BYTES]))
+    return crc == int(checksum.group(1), 16)
+
+
+def call_digest(scope: str, asked: str, n: int) -> bytes:
+    """What a call is found by in an index."""
+    known = f"{len(scope)} {scope} {asked} {n}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(known, digest_size=DIGEST_BYTES).digest()
