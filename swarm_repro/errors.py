@@ -27,6 +27,7 @@ a NOOP, so a missing recording would look like an agent that had nothing to say:
 What is said and stops nothing::
 
     CredentialsMaskedWarning(UserWarning)   a recording holds marks in place of credentials
+    CacheWarning(UserWarning)               the machine-wide cache is damaged, or was too full
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class ExitCode(IntEnum):
 
 class CredentialsMaskedWarning(UserWarning):
     """A recording holds marks where the program sent or got credentials."""
+
+
+class CacheWarning(UserWarning):
+    """The machine-wide cache could not be read or written, or had to drop answers."""
 
 
 class SwarmReproError(Exception):

@@ -63,6 +63,8 @@ class Ledger:
         called: How many went to the model and succeeded.
         rejected: How many requests could not be keyed, where that fails them alone.
         shared: How many were answered with an identical one that was in flight.
+        cached: How many were answered from the machine-wide cache.
+        dropped: How many answers of others had to leave the cache.
         masked: Credentials that are stored as marks, by kind.
         failures: Calls that failed and never succeeded after, by id.
         misses: Calls and models that the cassette does not hold, explained.
@@ -76,6 +78,8 @@ class Ledger:
     called: int = 0
     rejected: int = 0
     shared: int = 0
+    cached: int = 0
+    dropped: int = 0
     masked: Counter[str] = field(default_factory=Counter)
     failures: dict[CallId, Failure] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
 from swarm_repro import __version__
+from swarm_repro.cache import AnswerCache
 from swarm_repro.cassette.records import SEED_POLICIES, Header, RequestRule, SeedPolicy
 from swarm_repro.cassette.store import CassetteStore, open_for_recording, open_for_replay
 from swarm_repro.errors import (
@@ -20,6 +22,9 @@ from swarm_repro.errors import (
 from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
+
+#: Anything but 0 switches the machine-wide cache on.
+SWITCH_VARIABLE = "SWARM_REPRO_CACHE"
 
 
 def header_of(
@@ -57,6 +62,8 @@ def open_session(
     owner: str = "",
     shared: bool = False,
     redact: Redact | None = None,
+    cache: bool = False,
+    fresh: bool = False,
 ) -> Session:
     """Open a cassette for a session.
 
@@ -70,6 +77,8 @@ def open_session(
         owner: Whose calls these are in a cassette that several share; see ``Session``.
         shared: Whether other processes use the cassette at the same time; see ``Session``.
         redact: The user's own redaction of what is stored; see ``Session``.
+        cache: Take answers from the machine-wide cache while recording, and add to it.
+        fresh: Add to it, and take none.
 
     Raises:
         UsageError: Processes that share a cassette would record each other's calls anew.
@@ -109,7 +118,14 @@ def open_session(
         owner=owner,
         shared=shared,
         redact=redact,
+        cache=answer_cache(wanted=cache or fresh),
+        fresh=fresh,
     )
+
+
+def answer_cache(*, wanted: bool) -> AnswerCache | None:
+    """The machine-wide cache, where it was asked for, here or with ``SWARM_REPRO_CACHE=1``."""
+    return AnswerCache() if wanted or os.environ.get(SWITCH_VARIABLE, "0") != "0" else None
 
 
 def conclude(session: Session) -> None:

@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol, TypeVar
+from functools import partial
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.bindings import Bindings
+from swarm_repro.cache import AnswerCache
 from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller, is_within
 from swarm_repro.cassette.records import At, CallId, CallRecord, Header
 from swarm_repro.cassette.store import CassetteStore, Staged
@@ -51,6 +53,9 @@ from swarm_repro.request import SAMPLED, Endpoint, Request
 
 _T = TypeVar("_T")
 
+#: Where an answer came from: the model, an identical call in flight, or the machine-wide cache.
+Source: TypeAlias = Literal["model", "another", "cache"]
+
 
 class _HasStatus(Protocol):
     @property
@@ -74,7 +79,7 @@ class _Taken:
     #: What the caller gets.
     given: Completion
     staged: Staged | None
-    shared: bool
+    source: Source
 
 
 class Session:
@@ -95,6 +100,8 @@ class Session:
         owner: str = "",
         shared: bool = False,
         redact: Redact | None = None,
+        cache: AnswerCache | None = None,
+        fresh: bool = False,
     ) -> None:
         """Make a session.
 
@@ -116,6 +123,8 @@ class Session:
             shared: Whether other processes play the same cassette: which calls are left for them
                 is not this session's to judge.
             redact: The user's own redaction of what is stored, before the public rules.
+            cache: The machine-wide cache, which a recording may take answers from, and adds to.
+            fresh: Take none from it.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -135,6 +144,9 @@ class Session:
         self._version_notes = version_notes
         self._store = store
         self._masker = Masker(redact)
+        # What a user's own function makes of an answer is not for others.
+        self._cache = cache if redact is None and mode.writes and not header.strict else None
+        self._is_fresh = fresh
         self._places = Places(header, run_seed=run_seed)
         self._in_flight = InFlight()
         self._bindings = Bindings(mode=mode, strict=header.strict, store=store)
@@ -239,11 +251,15 @@ class Session:
     def _begin_shared(self, request: Request) -> PendingCall:
         """Begin a call; one that is identical to one in flight waits for its answer."""
         call = self.begin(request)
+        with self.failing(call):
+            cached = self._from_cache(call)
+            if cached is not None:
+                call.answer = self._settle(call, cached, source="cache")
         while (leader := self._join(call, threading.get_ident())) is not None:
             with self.failing(call):
                 answered = leader.result()
                 if answered is not None:
-                    call.answer = self._settle(call, answered, shared=True)
+                    call.answer = self._settle(call, answered, source="another")
         return call
 
     async def start_async(
@@ -282,11 +298,17 @@ class Session:
         # Only what calls a model has to ask which one it is.
         request = await in_turn(prepare) if self.mode.calls_model else prepare()
         call = self.begin(request)
+        with self.failing(call):
+            cached = await in_thread(partial(self._from_cache, call)) if self._cache else None
+            if cached is not None:
+                call.answer = await self._settle_async(call, cached, in_thread, source="cache")
         while (leader := self._join(call, flow)) is not None:
             with self.failing(call):
                 answered = await in_thread(leader.result)
                 if answered is not None:
-                    call.answer = await self._settle_async(call, answered, in_thread, shared=True)
+                    call.answer = await self._settle_async(
+                        call, answered, in_thread, source="another"
+                    )
         return call
 
     def _join(self, call: PendingCall, flow: object) -> Future[Answered | None] | None:
@@ -503,7 +525,7 @@ class Session:
             CassetteAccessError: It could not be written.
             SessionTripped: Another call has ended the session meanwhile.
         """
-        return self._settle(call, Answered(completion, prompt_sha256), shared=False)
+        return self._settle(call, Answered(completion, prompt_sha256), source="model")
 
     async def settle_async(
         self,
@@ -522,7 +544,7 @@ class Session:
             in_thread: Runs what blocks beside the event loop.
         """
         answered = Answered(completion, prompt_sha256)
-        return await self._settle_async(call, answered, in_thread, shared=False)
+        return await self._settle_async(call, answered, in_thread, source="model")
 
     async def _settle_async(
         self,
@@ -530,20 +552,47 @@ class Session:
         answered: Answered,
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
         *,
-        shared: bool,
+        source: Source,
     ) -> Completion:
-        taken = self._take(call, answered, shared=shared)
+        taken = self._take(call, answered, source=source)
         if taken.staged is not None:
-            await in_thread(taken.staged.wait)
+            await in_thread(partial(self._secure, taken, taken.staged))
         return self._keep(taken)
 
-    def _settle(self, call: PendingCall, answered: Answered, *, shared: bool) -> Completion:
-        taken = self._take(call, answered, shared=shared)
+    def _settle(self, call: PendingCall, answered: Answered, *, source: Source) -> Completion:
+        taken = self._take(call, answered, source=source)
         if taken.staged is not None:
-            taken.staged.wait()  # not under the lock: who waits at once waits once
+            self._secure(taken, taken.staged)
         return self._keep(taken)
 
-    def _take(self, call: PendingCall, answered: Answered, *, shared: bool) -> _Taken:
+    def _secure(self, taken: _Taken, staged: Staged) -> None:
+        """Wait for the disk, without the lock: who waits at once waits once."""
+        staged.wait()
+        call = taken.call
+        if taken.source == "model" and self._is_cacheable(call) and not staged.call.masked:
+            answered, environment = taken.answered, staged.environment.sha256
+            _present(self._cache).put(
+                call.sent_key, environment, answered.completion, answered.prompt_sha256
+            )
+
+    def _is_cacheable(self, call: PendingCall) -> bool:
+        """Whether seed and weights are known, so that an answer is worth keeping for others."""
+        request = call.request
+        return (
+            self._cache is not None
+            and call.seed is not None
+            and request.endpoint in SAMPLED
+            and request.binding.identity.kind == "gguf"
+        )
+
+    def _from_cache(self, call: PendingCall) -> Answered | None:
+        if call.answer is not None or self._is_fresh or not self._is_cacheable(call):
+            return None
+        environment = self._bindings.environment_of(call.request.binding)
+        found = _present(self._cache).get(call.sent_key, environment.sha256)
+        return None if found is None else Answered(*found)
+
+    def _take(self, call: PendingCall, answered: Answered, *, source: Source) -> _Taken:
         """Judge an answer, and write it or compare it."""
         found: Counter[str] = Counter()
         if self.mode is not Mode.LIVE:
@@ -563,10 +612,10 @@ class Session:
                 )
             given, staged = completion, None
             if self.mode.writes:
-                staged = self._stage(call, answered, found, shared=shared)
+                staged = self._stage(call, answered, found, source=source)
             elif self.mode is Mode.VERIFY:
                 given = self._compare(call, completion, prompt_sha256)
-            return _Taken(call, answered, given, staged, shared=shared)
+            return _Taken(call, answered, given, staged, source=source)
 
     def _keep(self, taken: _Taken) -> Completion:
         """Count a call as answered; what was recorded of it is on the disk."""
@@ -576,8 +625,10 @@ class Session:
             if taken.staged is not None:
                 self._require_store().keep(taken.staged)
             self.ledger.failures.pop(call.id, None)
-            if taken.shared:
+            if taken.source == "another":
                 self.ledger.shared += 1
+            elif taken.source == "cache":
+                self.ledger.cached += 1
             else:
                 self.ledger.called += 1
             self._done(call, taken.given, taken.given.usage.to_json())
@@ -585,7 +636,7 @@ class Session:
         return taken.given
 
     def _stage(
-        self, call: PendingCall, answered: Answered, in_answer: Counter[str], *, shared: bool
+        self, call: PendingCall, answered: Answered, in_answer: Counter[str], *, source: Source
     ) -> Staged:
         binding = call.sent.binding
         environment = self._bindings.environment_of(binding)
@@ -605,7 +656,8 @@ class Session:
                 asked_seed=call.request.seed,
                 env=environment.sha256,
                 prompt_sha256=answered.prompt_sha256,
-                shared=shared,
+                shared=source == "another",
+                from_cache=source == "cache",
                 masked={where: found for where, found in kinds.items() if found},
             ),
             binding,
@@ -818,6 +870,21 @@ class Session:
         """Let go of the cassette; without a clean end what was recorded stays beside it."""
         if self._store is not None:
             self._store.close()
+        if self._cache is not None:
+            self.ledger.dropped += self._cache.trim()
+            self._cache.close()
+
+    def cache_notes(self) -> list[str]:
+        """What is to be said of the machine-wide cache once the session is closed, a line each."""
+        if self._cache is None:
+            return []
+        notes = [] if self._cache.trouble is None else [self._cache.trouble]
+        if self.ledger.dropped:
+            notes.append(
+                f"the cache {self._cache.folder} was full: {self.ledger.dropped} answers that were "
+                "used least recently are dropped; SWARM_REPRO_CACHE_LIMIT makes it larger"
+            )
+        return notes
 
     def exit_code(self) -> ExitCode:
         """What the ledger says, whatever surfaced."""

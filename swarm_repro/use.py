@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeVar, cast
 
 from swarm_repro.cassette.records import SeedPolicy
-from swarm_repro.errors import CredentialsMaskedWarning, UsageError
+from swarm_repro.errors import CacheWarning, CredentialsMaskedWarning, UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import intercept_llama_cpp
 from swarm_repro.intercept.routes import Belonging
@@ -56,6 +56,8 @@ class use_cassette:
         redact: Redact | None = None,
         shared: bool = False,
         scope_prefix: str = "",
+        cache: bool = False,
+        fresh: bool = False,
     ) -> None:
         """Describe the use of a cassette; nothing is opened before the block begins.
 
@@ -89,6 +91,10 @@ class use_cassette:
             scope_prefix: Keeps the scopes of this block's calls apart from those of others who
                 share the cassette: ``worker-1``, ``worker-1/alice``. Needed to record anew what
                 several share: only calls of this prefix are then replaced.
+            cache: While recording, take answers to seeded requests from the machine-wide cache, and
+                add to it; never in strict mode. The environment variable ``SWARM_REPRO_CACHE=1``
+                does the same.
+            fresh: Ask the model all the same, and keep what it answers in the cache.
 
         Raises:
             UsageError: An unknown mode, seed policy or rule.
@@ -102,6 +108,8 @@ class use_cassette:
         self._redact = redact
         self._shared = shared
         self._scope_prefix = scope_prefix
+        self._cache = cache
+        self._fresh = fresh
         self._header = header_of(seed_policy=seed_policy, strict=strict, requests=requests)
         self._open: tuple[Session, ExitStack] | None = None
 
@@ -136,6 +144,8 @@ class use_cassette:
             discard=self._discard,
             owner="/".join(filter(None, (owner, self._scope_prefix))),
             shared=self._shared,
+            cache=self._cache,
+            fresh=self._fresh,
             redact=self._redact,
         )
         with ExitStack() as stack:
@@ -189,6 +199,8 @@ class use_cassette:
         with stack:
             if judge:
                 conclude(session)
+        for note in session.cache_notes():
+            warnings.warn(note, CacheWarning, stacklevel=3)
         return describe_masked(session)
 
     async def __aenter__(self) -> Session:

@@ -44,7 +44,7 @@ LAYERS: list[list[set[str]]] = [
             "masking",
         }
     ],
-    [{"cassette"}, {"backends"}, {"serving"}],
+    [{"cassette"}, {"cache"}, {"backends"}, {"serving"}],
     [{"bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],

@@ -49,4 +49,5 @@ def _without_volatile(call: CallRecord, *, ordered: bool) -> CallRecord:
         duration_s=0.0,
         stored_response={},
         shared=False,
+        from_cache=False,
     )

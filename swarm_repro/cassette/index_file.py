@@ -33,8 +33,8 @@ TEXT: Final = "QI"
 #: What belongs to a call: the same, and what a replay needs of it, where its line is as recorders
 #: write it. Where its answer begins in the line (else 0) and how long it is, SHA-256 of that, the
 #: sent key, token counts (-1: unknown), seconds, HTTP status, number of the content type, and
-#: whether it was answered with another.
-CALL: Final = "QIII32s32s4idHH?"
+#: whether it was answered with another, or from the cache.
+CALL: Final = "QIII32s32s4idHH??"
 
 #: Version of the format, and the byte order it is read with.
 _MAGIC: Final = struct.pack("=8sI", b"srindex2", 0x01020304)

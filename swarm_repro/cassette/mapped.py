@@ -276,7 +276,8 @@ class _QuickCall(CallRecord):
     @classmethod
     def of(cls, call_id: CallId, content: tuple[Any, ...], mapped: _Mapped) -> _QuickCall:
         """The call that the index has this of."""
-        offset, length, start, size, digest, sent, *counts, duration, status, kind, shared = content
+        offset, length, start, size, digest, sent, *rest = content
+        *counts, duration, status, kind, shared, from_cache = rest
         call = object.__new__(cls)
         scope, asked, n = call_id
         call.__dict__.update(
@@ -287,6 +288,7 @@ class _QuickCall(CallRecord):
             tokens=dict(zip(_COUNTED, [None if one < 0 else one for one in counts], strict=True)),
             duration_s=duration,
             shared=shared,
+            from_cache=from_cache,
             _mapped=mapped,
             _line=(offset, length),
             _answer=(offset + start, size, digest, status, kind),

@@ -136,6 +136,7 @@ class CallRecord:
         duration_s: How long the backend took.
         texts: All texts of the file, by digest.
         shared: Whether it was answered with an identical call that was in flight.
+        from_cache: Whether it was answered from the machine-wide cache.
         masked: Kinds of the credentials that marks stand for, in ``request`` and ``response``.
     """
 
@@ -159,6 +160,7 @@ class CallRecord:
     duration_s: float
     texts: Mapping[str, str] = field(repr=False, compare=False)
     shared: bool = False
+    from_cache: bool = False
     masked: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
@@ -177,6 +179,7 @@ class CallRecord:
         env: str,
         prompt_sha256: str | None,
         shared: bool = False,
+        from_cache: bool = False,
         masked: Mapping[str, Sequence[str]] | None = None,
     ) -> CallRecord:
         """Record a call.
@@ -194,6 +197,7 @@ class CallRecord:
             env: SHA-256 of the environment record.
             prompt_sha256: Digest of the rendered prompt.
             shared: Whether it was answered with an identical call that was in flight.
+            from_cache: Whether it was answered from the machine-wide cache.
             masked: Kinds of the credentials that were masked.
         """
         texts: dict[str, str] = {}
@@ -220,6 +224,7 @@ class CallRecord:
             duration_s=round(completion.duration_s, 6),
             texts=texts,
             shared=shared,
+            from_cache=from_cache,
             masked=masked or {},
         )
 
@@ -322,6 +327,7 @@ class CallRecord:
             "prompt_sha256": self.prompt_sha256,
             "duration_s": self.duration_s,
             **({"shared": True} if self.shared else {}),
+            **({"from_cache": True} if self.from_cache else {}),
             **({"masked": self.masked} if self.masked else {}),
         }
 
@@ -364,6 +370,7 @@ class CallRecord:
                 duration_s=cast("float", record["duration_s"]),
                 texts=texts,
                 shared=record.get("shared") is True,
+                from_cache=record.get("from_cache") is True,
                 masked=cast("dict[str, list[str]]", record.get("masked", {})),
             )
             call.require_types()

@@ -41,14 +41,14 @@ _CALL_ENDS: Final = re.compile(
     rb',"sha256":"([0-9a-f]{64})"\},'
     rb'"tokens":\{"prompt":%b,"completion":%b,"total":%b,"cached":%b\},'
     rb'"prompt_sha256":(?:null|"[0-9a-f]*"),"duration_s":([0-9.eE+-]+)'
-    rb'(,"shared":true)?(?:,"masked":\{[^{}]*\})?,"crc32":"[0-9a-f]{8}"\}\n'
+    rb'(,"shared":true)?(,"from_cache":true)?(?:,"masked":\{[^{}]*\})?,"crc32":"[0-9a-f]{8}"\}\n'
     % (_COUNT, _COUNT, _COUNT, _COUNT)
 )
 _ANSWER: Final = b',"response":{"status":'
 _ANSWER_BEGINS: Final = re.compile(re.escape(_ANSWER) + rb'(\d{3}),"type":(%b),"json":' % _STRING)
 _ANSWER_ENDS: Final = b',"sha256":"'
 #: Of a call that has to be parsed to be served.
-_LONG_WAY: Final = (0, 0, b"", b"", 0, 0, 0, 0, 0.0, 0, 0, False)
+_LONG_WAY: Final = (0, 0, b"", b"", 0, 0, 0, 0, 0.0, 0, 0, False, False)
 _MOST_TYPES: Final = 1000
 _CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
 
@@ -116,7 +116,7 @@ class Scan(RecordReader):
         ends = _CALL_ENDS.fullmatch(line, max(line.rfind(_ANSWER_ENDS), 0))
         if begins is None or ends is None:
             return _LONG_WAY
-        digest, *counts, duration, shared = ends.groups()
+        digest, *counts, duration, shared, from_cache = ends.groups()
         body = line[begins.end() : ends.start()]
         known = bytes.fromhex(digest.decode())
         content_type = _string(begins.group(2))
@@ -138,6 +138,7 @@ class Scan(RecordReader):
             int(begins.group(1)),
             types.index(content_type),
             shared is not None,
+            from_cache is not None,
         )
 
     def _add_text(self, text: str, offset: int, length: int) -> None:

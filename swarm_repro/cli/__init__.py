@@ -30,6 +30,7 @@ _COMMANDS = {
     "summarize": "Turn JSON reports into Markdown, for a job's summary.",
     "textconv": "Print a cassette for git diff.",
     "model": "Fetch and digest model files.",
+    "cache": "Look after the machine-wide cache of answers, which --cache uses.",
     "server": "Start, stop and watch a llama-server.",
     "doctor": "Say what is installed, which backends work, and what is missing.",
 }

@@ -33,9 +33,11 @@ def tell(session: Session) -> None:
     counts = f"{ledger.hits} calls from the cassette, {ledger.called} from the model"
     if ledger.shared:
         counts += f", {ledger.shared} answered with an identical one"
+    if ledger.cached:
+        counts += f", {ledger.cached} from the cache"
     if ledger.misses:
         counts += f", {len(ledger.misses)} misses"
     click.echo(f"{session.mode.value}: {counts}", err=True)
-    masked = describe_masked(session)
-    if masked is not None:
-        click.echo(f"note: {masked}", err=True)
+    notes = [describe_masked(session), *session.cache_notes()]
+    for note in filter(None, notes):
+        click.echo(f"note: {note}", err=True)

@@ -119,6 +119,8 @@ def command(
         strict=options.strict,
         others="pass" if pass_others else "refuse",
         discard=options.discard,
+        cache=options.cache,
+        fresh=options.fresh,
         shared=shared,
         scope_prefix=scope_prefix,
     )
@@ -154,6 +156,8 @@ def _run_command(
             upstream=upstream or upstream_from_environment(),
             hosted=hosted,
             discard=options.discard,
+            cache=options.cache,
+            fresh=options.fresh,
         )
     )
     try:

@@ -11,6 +11,7 @@ from swarm_repro.canonical import encode_json
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import RunProgress
 from swarm_repro.cli.report import finish
+from swarm_repro.cli.session_options import cache_options
 from swarm_repro.errors import UsageError
 from swarm_repro.mode import Mode
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Number of epochs; the scenario's if not given.")
 @click.option("--steps", type=int, help="Steps per epoch; the scenario's if not given.")
 @click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
+@cache_options
 @click.option("--update-artifacts", is_flag=True, help="Accept artifacts that differ.")
 @click.option(
     "--check-model",
@@ -53,6 +55,8 @@ def command(
     epochs: int | None,
     steps: int | None,
     discard: bool,
+    cache: bool,
+    fresh: bool,
     update_artifacts: bool,
     check_model: Path | None,
     survey: bool,
@@ -76,6 +80,8 @@ def command(
         epochs=epochs,
         steps=steps,
         discard=discard,
+        cache=cache,
+        fresh=fresh,
         update_artifacts=update_artifacts,
         check_model=check_model,
     )

@@ -67,6 +67,8 @@ def command(
             cors=cors,
             max_body_bytes=max_body,
             discard=options.discard,
+            cache=options.cache,
+            fresh=options.fresh,
         )
     )
     try:

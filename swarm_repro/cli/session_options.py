@@ -26,6 +26,8 @@ class SessionOptions:
         seed_policy: How calls without a seed get one.
         strict: Refuse a server that would answer otherwise again.
         discard: Throw away what an interrupted recording left.
+        cache: Take answers from the machine-wide cache while recording.
+        fresh: Take none, but add to it.
     """
 
     mode: str | None
@@ -33,6 +35,8 @@ class SessionOptions:
     seed_policy: SeedPolicy
     strict: bool
     discard: bool
+    cache: bool
+    fresh: bool
 
     @property
     def chosen_mode(self) -> Mode | None:
@@ -49,6 +53,12 @@ class SessionOptions:
         return header_of(seed_policy=self.seed_policy, strict=self.strict)
 
 
+_CACHE_OPTIONS = (
+    click.option(
+        "--cache", is_flag=True, help="Record seeded answers from the machine-wide cache, and add."
+    ),
+    click.option("--fresh", is_flag=True, help="Ask the model, and keep its answers in the cache."),
+)
 _OPTIONS = (
     click.option(
         "--record", "mode", flag_value="record", help="Call the model, record every call."
@@ -73,6 +83,7 @@ _OPTIONS = (
         "--strict", is_flag=True, help="Refuse a server that would answer otherwise again."
     ),
     click.option("--discard", is_flag=True, help="Throw away an interrupted recording."),
+    *_CACHE_OPTIONS,
 )
 
 
@@ -87,11 +98,20 @@ def session_options(command: Callable[..., int]) -> Callable[..., int]:
         seed_policy: SeedPolicy,
         strict: bool,
         discard: bool,
+        cache: bool,
+        fresh: bool,
         **others: Any,
     ) -> int:
-        options = SessionOptions(mode, seed, seed_policy, strict, discard)
+        options = SessionOptions(mode, seed, seed_policy, strict, discard, cache, fresh)
         return command(*args, options=options, **others)
 
     for option in reversed(_OPTIONS):
         with_options = option(with_options)
     return with_options
+
+
+def cache_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command ``--cache`` and ``--fresh``."""
+    for option in reversed(_CACHE_OPTIONS):
+        command = option(command)
+    return command

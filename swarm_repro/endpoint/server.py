@@ -49,6 +49,8 @@ class Settings:
         cors: Origins of pages that may ask.
         max_body_bytes: Limit of a request's body.
         discard: Throw away what an interrupted recording left.
+        cache: Take answers from the machine-wide cache while recording; see ``open_session``.
+        fresh: Take none, but add to it.
     """
 
     cassette: Path
@@ -63,6 +65,8 @@ class Settings:
     cors: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     discard: bool = False
+    cache: bool = False
+    fresh: bool = False
 
 
 class Endpoint:
@@ -97,6 +101,8 @@ class Endpoint:
                 header=settings.header,
                 seed=settings.seed,
                 discard=settings.discard,
+                cache=settings.cache,
+                fresh=settings.fresh,
                 isolated=True,
             )
         except BaseException:

@@ -26,6 +26,8 @@ class RunOptions:
         epochs: Number of epochs; None takes the scenario's.
         steps: Steps per epoch; None takes the scenario's.
         discard: Throw away an interrupted recording.
+        cache: Take answers from the machine-wide cache while recording, and add to it.
+        fresh: Add to it, and take none.
         update_artifacts: Accept artifacts that differ from the recorded ones.
         check_model: A GGUF file that must be one the cassette was recorded with.
     """
@@ -38,6 +40,8 @@ class RunOptions:
     epochs: int | None = None
     steps: int | None = None
     discard: bool = False
+    cache: bool = False
+    fresh: bool = False
     update_artifacts: bool = False
     check_model: Path | None = None
 

@@ -28,6 +28,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
+from swarm_repro.opening import answer_cache
 from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
@@ -83,6 +84,8 @@ def run_scenario(
         position=hooks.position,
         version_notes=version_notes(plan, store),
         on_call=on_call,
+        cache=answer_cache(wanted=options.cache or options.fresh),
+        fresh=options.fresh,
     )
     outcome = Outcome(plan=plan, exit_code=ExitCode.OK, session=session)
     outcome.notes += _seed_notes(options, plan)
@@ -100,10 +103,9 @@ def run_scenario(
     except OSError as error:
         raise UsageError(f"{plan.out} cannot be written: {error.strerror or error}") from error
     finally:
-        if store is not None:
-            store.close()
+        session.close()
         outcome.duration_s = time.monotonic() - start
-    outcome.notes += _weak_identities(session)
+    outcome.notes += [*_weak_identities(session), *session.cache_notes()]
     if (
         outcome.exit_code is not ExitCode.OK
         and plan.mode.writes

@@ -1,0 +1,406 @@
+"""The machine-wide cache: right answers or none, whatever it holds; nothing dropped in silence."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from swarm_repro import use_cassette
+from swarm_repro.cache import LIMIT_VARIABLE, AnswerCache
+from swarm_repro.cachedir import CACHE_VARIABLE
+from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.cassette.records import Header
+from swarm_repro.completion import Completion
+from swarm_repro.errors import CacheWarning, CassetteAccessError, UsageError
+from swarm_repro.mode import Mode
+from swarm_repro.model import ModelIdentity
+from swarm_repro.opening import SWITCH_VARIABLE, open_session
+from swarm_repro.session import Session
+from tests.core.making import (
+    TinyModel,
+    ask,
+    completion_of,
+    make_binding,
+    make_environment,
+    replaying,
+)
+from tests.support.command import ROOT, swarm_repro
+
+ANSWER = completion_of("fine")
+KEPT = Completion(200, "application/json", ANSWER.body, 0.5)
+HEADER = Header(recorder="0.1.0")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "answers"
+
+
+@pytest.fixture
+def cache(folder: Path) -> Iterator[AnswerCache]:
+    with closing(AnswerCache()) as cache:
+        yield cache
+
+
+def fill(cache: AnswerCache, count: int = 1, *, body: bytes = ANSWER.body) -> None:
+    for number in range(count):
+        cache.put(f"sr1:{number}", "env", Completion(200, "application/json", body, 0.5), "digest")
+
+
+def database(folder: Path) -> sqlite3.Connection:
+    return sqlite3.connect(folder / "cache.db", isolation_level=None)
+
+
+# --- The store.
+
+
+def test_an_answer_comes_back_as_it_was_kept_for_its_key_and_environment_only(
+    cache: AnswerCache,
+) -> None:
+    assert cache.get("sr1:a", "env") is None
+    cache.put("sr1:a", "env", ANSWER, None)
+    cache.put("sr1:b", "env", completion_of("other"), "digest")
+    assert cache.get("sr1:a", "env") == (ANSWER, None)
+    assert cache.get("sr1:b", "env") == (completion_of("other"), "digest")
+    assert cache.get("sr1:a", "another") is None
+    with closing(AnswerCache()) as other:
+        assert other.get("sr1:a", "env") == (ANSWER, None)
+    assert cache.trouble is None
+
+
+class Bomb:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        "UPDATE Cache SET mode = 4, value = :pickle",
+        "UPDATE Cache SET mode = 4, value = NULL, filename = :file",
+        "UPDATE Cache SET mode = 2, value = NULL, filename = :file",
+        "UPDATE Cache SET mode = 3, value = NULL, filename = :file",
+        "UPDATE Cache SET value = :pickle",
+        "UPDATE Cache SET value = substr(value, 1, 40)",
+        "UPDATE Cache SET value = 'a text'",
+        "UPDATE Cache SET value = NULL",
+        "UPDATE Cache SET raw = 0, key = :pickle",
+        "INSERT INTO Settings VALUES ('disk_anything', :pickle)",
+        "INSERT INTO Settings VALUES ('get', :pickle)",
+        "DROP TABLE Cache",
+        "DELETE FROM Settings",
+    ],
+)
+def test_a_poisoned_store_gives_a_miss_and_runs_reads_and_removes_nothing(
+    poison: str, folder: Path, tmp_path: Path
+) -> None:
+    with closing(AnswerCache()) as first:
+        fill(first)
+    precious, sign = tmp_path / "precious.txt", tmp_path / "was unpickled"
+    precious.write_text("precious")
+    bomb = pickle.dumps(Bomb(sign))
+    (tmp_path / "bomb").write_bytes(bomb)
+    with closing(database(folder)) as connection:
+        names = {"pickle": bomb, "file": str(precious)}
+        connection.execute(poison, {name: names[name] for name in names if f":{name}" in poison})
+    with closing(AnswerCache()) as cache:
+        assert cache.get("sr1:0", "env") in (None, (KEPT, "digest"))
+        fill(cache)
+        cache.trim()
+    with closing(AnswerCache()) as cache:
+        with suppress(CassetteAccessError):
+            cache.check()
+        cache.clear()
+        fill(cache)
+        assert cache.get("sr1:0", "env") is not None
+    assert not sign.exists()
+    assert precious.read_text() == "precious"
+
+
+def test_keys_and_values_that_are_no_bytes_are_refused(cache: AnswerCache, folder: Path) -> None:
+    fill(cache)
+    raw = cache._opened()
+    with pytest.raises(TypeError):
+        raw.set(("a", "tuple"), b"x")
+    with pytest.raises(TypeError):
+        raw.set(b"key", {"a": "dict"})
+    with pytest.raises(TypeError):
+        raw.set(b"key", "a text")
+    large = Completion(200, "application/json", b"x" * 200_000)
+    cache.put("sr1:large", "env", large, None)
+    assert cache.get("sr1:large", "env") == (large, None)
+    assert {path.name for path in folder.iterdir()} <= {"cache.db", "cache.db-shm", "cache.db-wal"}
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 1000, b""])
+def test_a_damaged_store_is_a_miss_and_is_said(damage: bytes, folder: Path) -> None:
+    with closing(AnswerCache()) as first:
+        fill(first)
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "cache.db").write_bytes(damage)
+    with closing(AnswerCache()) as cache:
+        assert cache.get("sr1:0", "env") is None
+        fill(cache)
+        if damage:
+            assert cache.trouble is not None
+            assert "not a database" in cache.trouble
+            with pytest.raises(CassetteAccessError, match="cache clear"):
+                cache.stats()
+
+
+def test_every_flipped_bit_of_an_answer_is_a_miss(folder: Path) -> None:
+    with closing(AnswerCache()) as first:
+        fill(first)
+    with closing(database(folder)) as connection:
+        ((whole,),) = connection.execute("SELECT value FROM Cache").fetchall()
+        for at in range(0, len(whole), 7):
+            flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+            connection.execute("UPDATE Cache SET value = ?", (flipped,))
+            with closing(AnswerCache()) as cache:
+                assert cache.get("sr1:0", "env") is None
+                assert "not what was written" in str(cache.trouble)
+                fill(cache)
+
+
+def test_nothing_is_dropped_before_it_is_asked_for_and_then_what_was_used_least_recently() -> None:
+    with closing(AnswerCache(limit=400_000)) as cache:
+        fill(cache, 40, body=b"x" * 20_000)
+        assert cache.stats().answers == 40
+        for number in range(5):
+            assert cache.get(f"sr1:{number}", "env") is not None
+        dropped = cache.trim()
+        assert 10 <= dropped < 40
+        assert cache.stats().answers == 40 - dropped
+        assert all(cache.get(f"sr1:{number}", "env") is not None for number in range(5))
+        assert cache.get("sr1:5", "env") is None
+        assert cache.trim() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("500", 500), ("3K", 3072), ("2M", 2 << 20), ("1G", 1 << 30)]
+)
+def test_the_limit_is_the_users(given: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, given)
+    assert AnswerCache().limit == size
+
+
+def test_a_limit_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "plenty")
+    with pytest.raises(UsageError, match="500M"):
+        AnswerCache()
+
+
+WRITER = """
+import sys
+from swarm_repro.cache import AnswerCache
+from swarm_repro.completion import Completion
+cache = AnswerCache()
+for number in range(200):
+    key = f"sr1:{sys.argv[1]} {number}"
+    cache.put(key, "env", Completion(200, "t", f"{number}".encode()), None)
+    found = cache.get(key, "env")
+    assert found is not None and found[0].body == f"{number}".encode(), cache.trouble
+assert cache.trouble is None, cache.trouble
+"""
+
+
+def test_processes_share_it(cache: AnswerCache) -> None:
+    running = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)], cwd=ROOT) for n in range(4)]
+    assert [one.wait(120) for one in running] == [0, 0, 0, 0]
+    assert cache.stats().answers == 800
+    assert cache.check() == (800, 0)
+
+
+# --- Sessions.
+
+
+def session_on(path: Path, model_mode: Mode = Mode.RECORD, **options: object) -> Session:
+    options = {"cache": True, "header": HEADER, "seed": 7, **options}
+    return open_session(path, mode=model_mode, **options)  # type: ignore[arg-type]
+
+
+def recorded(path: Path, model: TinyModel, *prompts: str, **options: object) -> list[str]:
+    with closing(session_on(path, **options)) as session:
+        texts = [ask(session, model, prompt).text for prompt in prompts]
+        assert session.store is not None
+        session.store.finish(used=session.ledger.used, run=None, keep=False)
+    return texts
+
+
+def test_a_recording_takes_from_the_cache_what_the_same_model_answered_before(
+    tmp_path: Path,
+) -> None:
+    first, again = TinyModel(), TinyModel()
+    texts = recorded(tmp_path / "a.jsonl", first, "a", "b")
+    assert recorded(tmp_path / "b.jsonl", again, "a", "b", "c")[:2] == texts
+    assert len(again.sent) == 1
+    calls = read_cassette(tmp_path / "b.jsonl").calls.values()
+    assert [call.from_cache for call in calls] == [True, True, False]
+    old = list(read_cassette(tmp_path / "a.jsonl").calls.values())
+    for call, known in zip(calls, old, strict=False):
+        assert call.completion == known.completion
+        assert call.prompt_sha256 == known.prompt_sha256
+    replay = replaying(tmp_path / "b.jsonl")
+    assert [ask(replay, TinyModel(), prompt).text for prompt in ("a", "b")] == texts
+
+
+def test_an_entry_that_only_came_from_the_cache_changes_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    recorded(path, TinyModel(), "a", "b")
+    before = path.read_bytes()
+    model = TinyModel()
+    recorded(path, model, "a", "b")
+    assert model.sent == []
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: TinyModel(environment=make_environment("another CPU")),
+        lambda: TinyModel(binding=make_binding(weights="f" * 64)),
+    ],
+    ids=["environment", "weights"],
+)
+def test_another_machine_or_model_is_asked_itself(
+    other: Callable[[], TinyModel], tmp_path: Path
+) -> None:
+    recorded(tmp_path / "a.jsonl", TinyModel(), "a")
+    model = other()
+    recorded(tmp_path / "b.jsonl", model, "a")
+    assert len(model.sent) == 1
+
+
+STRICT = Header(recorder="0.1.0", strict=True)
+AS_IS = Header(recorder="0.1.0", seed_policy="as-is")
+WEAK = ModelIdentity("fingerprint", {"n_params": 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"header": STRICT},
+        {"header": AS_IS},
+        {"redact": lambda text: text},
+        {"fresh": True},
+        {"cache": False},
+    ],
+    ids=["strict", "no seed", "redacted", "fresh", "off"],
+)
+def test_where_the_cache_is_not_used_the_model_is_asked(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    recorded(tmp_path / "a.jsonl", TinyModel(), "a", **{**options, "fresh": False})
+    recorded(tmp_path / "b.jsonl", TinyModel(), "a")
+    model = TinyModel()
+    recorded(tmp_path / "c.jsonl", model, "a", **options)
+    assert len(model.sent) == 1
+
+
+def test_a_model_whose_weights_are_not_known_is_asked_each_time(tmp_path: Path) -> None:
+    weak = make_binding()
+    object.__setattr__(weak, "identity", WEAK)
+    for name in ("a", "b"):
+        model = TinyModel(binding=weak)
+        recorded(tmp_path / f"{name}.jsonl", model, "a")
+        assert len(model.sent) == 1
+
+
+def test_fresh_answers_replace_those_in_the_cache(tmp_path: Path) -> None:
+    recorded(tmp_path / "a.jsonl", TinyModel(wording="old"), "a")
+    recorded(tmp_path / "b.jsonl", TinyModel(wording="new"), "a", fresh=True)
+    (text,) = recorded(tmp_path / "c.jsonl", TinyModel(wording="newest"), "a")
+    assert text.startswith("new ")
+
+
+def test_replays_and_verifications_do_not_use_it(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    recorded(path, TinyModel(), "a", cache=False)
+    for mode in (Mode.REPLAY, Mode.VERIFY, Mode.LIVE):
+        with closing(session_on(path, mode)) as session:
+            ask(session, TinyModel(), "a")
+    assert not folder.exists()
+
+
+def test_an_answer_with_a_credential_is_not_kept_for_others(
+    tmp_path: Path, cache: AnswerCache
+) -> None:
+    model = TinyModel()
+    model.trouble = lambda _n: completion_of("take AKIAIOSFODNN7EXAMPLE with you")
+    recorded(tmp_path / "a.jsonl", model, "a")
+    assert cache.stats().answers == 0
+
+
+def test_a_damaged_cache_does_not_stop_a_recording(tmp_path: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "cache.db").write_bytes(b"no database" * 1000)
+    model = TinyModel()
+    with closing(session_on(tmp_path / "a.jsonl")) as session:
+        ask(session, model, "a")
+    (note,) = session.cache_notes()
+    assert "cache clear" in note
+
+
+def test_what_a_session_had_to_drop_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "1K")
+    monkeypatch.setenv(SWITCH_VARIABLE, "1")
+    with closing(session_on(tmp_path / "a.jsonl", cache=False)) as session:
+        ask(session, TinyModel(), "a")
+    (note,) = session.cache_notes()
+    assert "1 answers" in note
+    assert LIMIT_VARIABLE in note
+
+
+def test_use_cassette_warns_of_a_damaged_cache(tmp_path: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "cache.db").write_bytes(b"no database" * 1000)
+    with (
+        pytest.warns(CacheWarning, match="cache clear"),
+        use_cassette(
+            tmp_path / "a.jsonl", mode="record", seed_policy="event", cache=True
+        ) as session,
+    ):
+        ask(session, TinyModel(), "a")
+
+
+# --- The command.
+
+
+def test_the_command_shows_checks_and_clears(folder: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return swarm_repro("cache", *words, cwd=tmp_path)
+
+    with closing(AnswerCache()) as cache:
+        fill(cache, 3)
+    assert "3 answers" in run("stats").stdout
+    assert run("stats", "--json").stdout.startswith('{"folder":"')
+    assert run("check").returncode == 0
+    with closing(database(folder)) as connection:
+        connection.execute("UPDATE Cache SET value = x'00' WHERE rowid = 1")
+    checked = run("check", "--json")
+    assert (checked.returncode, checked.stdout) == (5, '{"whole":2,"removed":1}\n')
+    assert run("clear").returncode == 0
+    assert not folder.exists()
+    assert "0 answers" in run("stats").stdout
+    (folder / "cache.db").write_bytes(b"no database" * 1000)
+    for words in (("stats",), ("check",)):
+        damaged = run(*words)
+        assert damaged.returncode == 2
+        assert "cache clear" in damaged.stderr
+    assert run("clear").returncode == 0
