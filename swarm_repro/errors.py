@@ -145,7 +145,9 @@ class CassetteDamagedError(SwarmReproError):
 
     def __init__(self, path: Path, why: str, *, line: int | None = None) -> None:
         where = f"{path}:{line}" if line is not None else f"{path}"
-        super().__init__(f"{where}: {why}")
+        # What is wrong may say what to do about it, after a semicolon.
+        advice = "" if ";" in why else f"; see what is whole: swarm-repro check {path}"
+        super().__init__(f"{where}: {why}{advice}")
         self.path = path
         self.line = line
         self.why = why

@@ -48,7 +48,7 @@ LAYERS: list[list[set[str]]] = [
     [{"bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
-    [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}],
+    [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}, {"bundle"}],
     [{"cli", "__main__"}, {"pytest_plugin"}],
 ]
 #: Beside the layers: the root holds the version and the public names, which it loads lazily.

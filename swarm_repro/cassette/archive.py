@@ -20,6 +20,8 @@ SUFFIX: Final = ".zst"
 #: Most bytes that an archive may unpack to.
 LIMIT_VARIABLE: Final = "SWARM_REPRO_UNPACK_LIMIT"
 
+#: How a zstd frame begins.
+MAGIC: Final = b"\x28\xb5\x2f\xfd"
 #: How the file begins that stands for one which git keeps elsewhere.
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
@@ -75,7 +77,7 @@ def unpacked(path: Path) -> Path:
 
 
 def _unpack(path: Path, archive: BinaryIO, folder: Path, digest: str) -> Path:
-    limit = _limit()
+    limit = unpack_limit()
     temporary: str | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,12 @@ def _decompressed(path: Path, archive: BinaryIO) -> Iterator[bytes]:
         raise CassetteDamagedError(path, why) from error
 
 
-def _limit() -> int:
+def unpack_limit() -> int:
+    """Most bytes that anything is unpacked to: ``SWARM_REPRO_UNPACK_LIMIT``, or 8 GiB.
+
+    Raises:
+        UsageError: The variable is no number.
+    """
     given = os.environ.get(LIMIT_VARIABLE)
     if given is None:
         return _LIMIT

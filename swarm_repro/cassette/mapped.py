@@ -247,7 +247,7 @@ class _Mapped:
 
     def _damaged(self, why: str) -> CassetteDamagedError:
         index_file.forget(self._state)
-        return CassetteDamagedError(self.path, f"{why}; see what is whole: swarm-repro check")
+        return CassetteDamagedError(self.path, why)
 
     def _read_on(self) -> bool:
         """Read some more of the file, under the lock; whether there was more to read."""

@@ -159,7 +159,9 @@ class RecordReader:
         for line in lines:
             self.take(line)
         if self.cassette is None:
-            raise CassetteDamagedError(self.path, "the file is empty")
+            raise CassetteDamagedError(
+                self.path, "the file is empty; restore it, or record it anew"
+            )
         return self.cassette
 
     def take(self, line: bytes) -> None:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "summarize": "Turn JSON reports into Markdown, for a job's summary.",
     "textconv": "Print a cassette for git diff.",
     "model": "Fetch and digest model files.",
+    "bundle": "One zip for a paper: scenarios, recordings, artifacts, methods, and a manifest.",
     "cache": "Look after the machine-wide cache of answers, which --cache uses.",
     "server": "Start, stop and watch a llama-server.",
     "doctor": "Say what is installed, which backends work, and what is missing.",

@@ -23,6 +23,7 @@ _LINES = {
     ".gitattributes": (
         "# Checksums cover line ends; git shows a cassette as text, and merges it by calls.",
         "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
+        "cassettes/*.jsonl.zst -text diff=swarm-repro",
     ),
     ".gitignore": ("models/", "runs/", "*.part", "*.part.lock"),
 }

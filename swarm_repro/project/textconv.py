@@ -74,6 +74,8 @@ class _View:
         kind = record["record"]
         if kind == "end":
             self.ended = True
+        elif kind == "batch":
+            pass  # who wrote what follows in a .part
         elif kind == "text":
             text = record["text"]
             if not isinstance(text, str):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from swarm_repro.cachedir import cache_folder
 from swarm_repro.cassette import archive
-from swarm_repro.cassette.archive import cache_folder, unpacked
+from swarm_repro.cassette.archive import unpacked
 from swarm_repro.cassette.check import check_cassette, repaired_path
 from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.reader import Cassette, read_cassette
@@ -60,7 +61,7 @@ def test_it_is_unpacked_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> N
     read_cassette(packed)
     monkeypatch.setattr(archive, "_unpack", None)
     read_cassette(packed)
-    assert len(list(cache_folder().iterdir())) == 1
+    assert len(list(cache_folder("archives").iterdir())) == 1
 
 
 def test_an_archive_that_was_replaced_is_unpacked_anew(packed: Path, tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def test_attributes_and_ignored_files_are_extended_not_replaced(repository: Path
     assert "extended   .gitattributes" in swarm_repro("init", cwd=repository).stdout
     attributes = (repository / ".gitattributes").read_text().splitlines()
     assert attributes[0] == "*.png binary"
-    assert attributes[-1] == "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro"
+    assert attributes[-2:] == [
+        "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
+        "cassettes/*.jsonl.zst -text diff=swarm-repro",
+    ]
     assert (repository / ".gitignore").read_text().splitlines() == [
         "runs/",
         "models/",

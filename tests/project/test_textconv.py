@@ -10,6 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from swarm_repro.cassette.archive import MAGIC
+from swarm_repro.cassette.part import part_path
+from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.project.textconv import cassette_text, is_cassette
 from tests.core.making import (
     LONG,
@@ -46,7 +50,7 @@ def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     (folder / "cassettes").mkdir(parents=True)
     git("init", "-q", cwd=folder)
-    (folder / ".gitattributes").write_text("cassettes/*.jsonl -text diff=swarm-repro\n")
+    (folder / ".gitattributes").write_text("cassettes/*.jsonl* -text diff=swarm-repro\n")
     driver = f'"{sys.executable}" -m swarm_repro textconv'
     git("config", "diff.swarm-repro.textconv", driver, cwd=folder)
     return folder
@@ -291,3 +295,41 @@ def test_git_log_shows_a_new_and_a_removed_cassette(repository: Path) -> None:
     log = git("log", "-p", cwd=repository)
     assert "+cassette of scenario demo" in log
     assert "-cassette of scenario demo" in log
+
+
+def test_git_shows_an_archive_as_it_shows_the_cassette_in_it(repository: Path) -> None:
+    plain, packed = repository / "cassettes" / "a.jsonl", repository / "cassettes" / "b.jsonl.zst"
+
+    def record(wording: str) -> None:
+        with recording(plain) as session:
+            ask(session, TinyModel(wording=wording), "hello")
+        write_cassette(read_cassette(plain), packed)
+
+    record("fine")
+    commit(repository)
+    record("other")
+    changes = [git("diff", "-U0", str(path), cwd=repository) for path in (plain, packed)]
+    shown = [
+        [line for line in one.splitlines() if line.startswith(("+ ", "- ", "+\t", "-\t"))]
+        for one in changes
+    ]
+    assert any("other" in line for line in shown[0])
+    assert shown[0] == shown[1]
+
+
+def test_a_damaged_archive_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl.zst"
+    path.write_bytes(MAGIC + b"nonsense")
+    done = swarm_repro("textconv", path, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("damaged: ")
+
+
+def test_a_recording_that_runs_is_shown_without_its_notes(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    with recording(path) as session:
+        ask(session, TinyModel(), "hello")
+        text = "\n".join(cassette_text(part_path(path).read_bytes()))
+    assert "hello" in text
+    assert "batch" not in text
+    assert "not finished" in text
