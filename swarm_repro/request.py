@@ -79,7 +79,7 @@ _PART: Mapping[str, str] = {
 _ABSENT: tuple[object, ...] = (None, "", [], {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Request:
     """One call as the caller asked it, with the fields of the scenario or cassette applied.
 
@@ -97,6 +97,17 @@ class Request:
     path: str
     body: Mapping[str, object]
     kind: str | None = field(default=None, compare=False)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        binding: ModelBinding,
+        path: str,
+        body: Mapping[str, object],
+        kind: str | None = None,
+    ) -> None:
+        """Describe a call. Every call makes one, and a frozen class's own way takes far longer."""
+        self.__dict__.update(endpoint=endpoint, binding=binding, path=path, body=body, kind=kind)
 
     @once
     def seed(self) -> int | None:

@@ -269,37 +269,35 @@ class _QuickCall(CallRecord):
     """
 
     _mapped: _Mapped
-    #: Where its line is, and the answer: offsets, lengths, digest, status, number of the type.
-    _line: tuple[int, int]
-    _answer: tuple[int, int, bytes, int, int]
+    #: As ``index_file.CALL`` says.
+    _content: tuple[Any, ...]
 
     @classmethod
     def of(cls, call_id: CallId, content: tuple[Any, ...], mapped: _Mapped) -> _QuickCall:
         """The call that the index has this of."""
-        offset, length, start, size, digest, sent, *rest = content
-        *counts, duration, status, kind, shared, from_cache = rest
         call = object.__new__(cls)
         scope, asked, n = call_id
         call.__dict__.update(
             scope=scope,
             asked=asked,
             n=n,
-            sent=f"{KEY_VERSION}:{sent.hex()}",
-            tokens=dict(zip(_COUNTED, [None if one < 0 else one for one in counts], strict=True)),
-            duration_s=duration,
-            shared=shared,
-            from_cache=from_cache,
+            sent=f"{KEY_VERSION}:{content[5].hex()}",
+            shared=content[-2],
+            from_cache=content[-1],
             _mapped=mapped,
-            _line=(offset, length),
-            _answer=(offset + start, size, digest, status, kind),
+            _content=content,
         )
         return call
 
     def __getattr__(self, name: str) -> object:
-        """Anything else: now all of the line is read."""
-        if name.startswith("_"):
+        """Anything else: token counts are in the index, for the rest all of the line is read."""
+        if name == "tokens":
+            counts = [None if count < 0 else count for count in self._content[6:10]]
+            self.__dict__["tokens"] = dict(zip(_COUNTED, counts, strict=True))
+        elif name.startswith("_"):
             raise AttributeError(name)
-        self.__dict__.update(vars(self._whole()))
+        else:
+            self.__dict__.update(vars(self._whole()))
         return self.__dict__[name]
 
     def __eq__(self, other: object) -> bool:
@@ -309,15 +307,20 @@ class _QuickCall(CallRecord):
     __hash__ = CallRecord.__hash__
 
     def _whole(self) -> CallRecord:
-        return self._mapped.parsed(*self._line, self.id)
+        return self._mapped.parsed(self._content[0], self._content[1], self.id)
+
+    @property
+    def completion(self) -> Completion:
+        """Not kept: a long replay would hold every answer it has given."""
+        return self.decode_completion()
 
     def decode_completion(self) -> Completion:
         """As of any call."""
-        if "_answer" not in self.__dict__:  # a changed copy
+        if "_content" not in self.__dict__:  # a changed copy
             return super().decode_completion()
-        offset, size, digest, status, kind = self._answer
-        body = self._mapped.answer(offset, size, digest)
-        return Completion(status, self._mapped.type_of(kind), body, duration_s=self.duration_s)
+        offset, _, start, size, digest, *_, duration_s, status, kind, _, _ = self._content
+        body = self._mapped.answer(offset + start, size, digest)
+        return Completion(status, self._mapped.type_of(kind), body, duration_s)
 
 
 class MappedCalls(Mapping[CallId, CallRecord]):

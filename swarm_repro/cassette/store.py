@@ -28,7 +28,14 @@ def open_for_replay(path: Path) -> CassetteStore:
         CassetteAccessError: Missing, a folder, unreadable, of a newer format.
         CassetteDamagedError: Not the bytes that were written.
     """
-    return CassetteStore(path, base=open_mapped(path) if _is_large(path) else read_cassette(path))
+    if _is_large(path):
+        return CassetteStore(path, base=open_mapped(path))
+    base = read_cassette(path)
+    for call in base.calls.values():
+        # Checked now, and kept: a file of this size fits into memory as it is.
+        with reading(path, call):
+            _ = call.completion
+    return CassetteStore(path, base=base)
 
 
 def _is_large(path: Path) -> bool:
@@ -198,6 +205,7 @@ class CassetteStore:
         self.path = path
         self.header = first
         self._base = base
+        self._base_calls: Mapping[CallId, CallRecord] = base.calls if base else {}
         self._writer = writer
         self._is_recording = writer is not None
         self._run_id = run_id
@@ -250,10 +258,8 @@ class CassetteStore:
 
     def find(self, call_id: CallId) -> CallRecord | None:
         """A recorded call, or None."""
-        found = self._fresh.calls.get(call_id)
-        if found is None and self._base is not None:
-            found = self._base.calls.get(call_id)
-        return found
+        found = self._calls.get(call_id)
+        return self._base_calls.get(call_id) if found is None else found
 
     def may_replace(self, call_id: CallId) -> bool:
         """Whether nothing but an earlier recording of the present run would lose this call."""
@@ -269,8 +275,7 @@ class CassetteStore:
             CassetteDamagedError: They are not the recorded bytes.
         """
         try:
-            # Not kept: a long replay would hold every answer it has given.
-            return call.decode_completion()
+            return call.completion
         except LineError as error:
             raise unreadable(self.path, call, error) from error
 

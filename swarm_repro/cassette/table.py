@@ -23,8 +23,8 @@ class Table:
     def __init__(
         self,
         content: str,
-        entries: bytearray | memoryview | None = None,
-        slots: bytearray | memoryview | None = None,
+        entries: bytearray | bytes | memoryview | None = None,
+        slots: bytearray | bytes | memoryview | None = None,
     ) -> None:
         """Begin an empty table, or open one that is complete.
 
@@ -43,7 +43,7 @@ class Table:
         return self._count
 
     @property
-    def entry_bytes(self) -> bytearray | memoryview:
+    def entry_bytes(self) -> bytearray | bytes | memoryview:
         """All entries."""
         return self._entries
 
@@ -85,7 +85,7 @@ class Table:
             self._link(digest, self._count)
         return True
 
-    def _set_slots(self, slots: bytearray | memoryview) -> None:
+    def _set_slots(self, slots: bytearray | bytes | memoryview) -> None:
         self._slots = memoryview(slots).cast("B").cast("I")
         self._mask = len(self._slots) - 1
 

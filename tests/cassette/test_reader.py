@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from swarm_repro.cassette import store
 from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import Cassette, read_cassette
@@ -299,18 +300,28 @@ def test_a_wrong_end_record_is_damage(name: str, value: object, whole: bytes, pa
         read_cassette(path)
 
 
+@pytest.mark.parametrize("mode", [Mode.REPLAY, Mode.AUTO])
+@pytest.mark.parametrize("is_large", [True, False])
 def test_an_answer_whose_bytes_are_not_the_recorded_ones_is_never_served(
-    whole: bytes, path: Path
+    mode: Mode, is_large: bool, whole: bytes, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if is_large:
+        monkeypatch.setattr(store, "MAPPED_FROM_BYTES", 0)
     found = records(whole)
     for record in found:
         if record["record"] == "call":
             record["response"]["json"]["choices"][0]["message"]["content"] = "forged"
     path.write_bytes(sealed(found))
-    session = replaying(path)
-    with pytest.raises(CassetteDamagedError, match="SHA-256") as caught:
-        ask(session, TinyModel(), LONG)
-    assert "call 0 of alice" in str(caught.value)
+
+    def replay() -> None:
+        if mode is Mode.REPLAY:
+            ask(replaying(path), TinyModel(), LONG)
+        else:
+            with recording(path, mode=mode) as session:
+                ask(session, TinyModel(), LONG)
+
+    with pytest.raises(CassetteDamagedError, match=r"call 0 of alice.*SHA-256"):
+        replay()
 
 
 @pytest.mark.parametrize("change", [_remove("text"), _set("text", text="x")])
