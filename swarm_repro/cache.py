@@ -29,6 +29,10 @@ from swarm_repro.errors import CassetteAccessError, UsageError
 LIMIT_VARIABLE: Final = "SWARM_REPRO_CACHE_LIMIT"
 _LIMIT: Final = 4 << 30
 
+#: All rows, and what is the same in each that was written here.
+_ROWS: Final = (
+    "SELECT rowid, CAST(key AS BLOB), raw, mode, filename, typeof(key), typeof(value) FROM Cache"
+)
 _DIGEST_BYTES: Final = 32
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 #: Every answer is kept in the database: no name of a file is ever taken from it.
@@ -87,7 +91,8 @@ class AnswerCache:
                 return None
             found = _decoded(key, stored)
             if found is None:
-                self._opened().delete(key)
+                # Not by the library, which would remove the file that a row names.
+                self._opened()._sql("DELETE FROM Cache WHERE key = ?", (key,))
                 self._note("an answer in it is not what was written")
             return found
         return None
@@ -143,19 +148,18 @@ class AnswerCache:
         Raises:
             CassetteAccessError: The database itself is damaged, or cannot be read.
         """
-        whole = removed = 0
         with self._said():
-            cache = self._opened()
-            ((state,),) = cache._sql("PRAGMA integrity_check(1)").fetchall()
+            sql = self._opened()._sql
+            ((state,),) = sql("PRAGMA integrity_check(1)").fetchall()
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
-            for key in list(cache):
-                if _decoded(key, cache.get(key)) is None:
-                    cache.delete(key)
+            count = removed = 0
+            for row, *content in sql(_ROWS).fetchall():
+                count += 1
+                if not _is_whole(sql, row, *content):
+                    sql("DELETE FROM Cache WHERE rowid = ?", (row,))
                     removed += 1
-                else:
-                    whole += 1
-        return whole, removed
+        return count - removed, removed
 
     def clear(self) -> None:
         """Remove all of it, damaged or not.
@@ -281,6 +285,13 @@ def _decoded(key: bytes, stored: object) -> tuple[Completion, str | None] | None
     known = orjson.loads(head)
     completion = Completion(known["status"], known["type"], body, duration_s=known["duration_s"])
     return completion, known["prompt_sha256"]
+
+
+def _is_whole(sql: Any, row: int, key: bytes, *as_kept: object) -> bool:
+    if as_kept != (1, 1, None, "blob", "blob"):
+        return False
+    ((value,),) = sql("SELECT value FROM Cache WHERE rowid = ?", (row,)).fetchall()
+    return _decoded(key, value) is not None
 
 
 def _limit() -> int:

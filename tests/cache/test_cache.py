@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from swarm_repro import use_cassette
 from swarm_repro.cache import LIMIT_VARIABLE, AnswerCache
@@ -223,6 +230,83 @@ def test_processes_share_it(cache: AnswerCache) -> None:
     assert [one.wait(120) for one in running] == [0, 0, 0, 0]
     assert cache.stats().answers == 800
     assert cache.check() == (800, 0)
+
+
+class Answers(RuleBasedStateMachine):
+    """The cache, used by two at a time and damaged now and then, beside a dict."""
+
+    keys = st.sampled_from(["sr1:a", "sr1:b", "sr1:c"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.patch = patch.dict(os.environ, {CACHE_VARIABLE: str(self.folder)})
+        self.patch.start()
+        self.users = [AnswerCache(), AnswerCache()]
+        self.kept: dict[str, Completion] = {}
+        #: What may be there or not, since something happened to it.
+        self.doubtful: set[str] = set()
+
+    def teardown(self) -> None:
+        for user in self.users:
+            user.close()
+        self.patch.stop()
+        shutil.rmtree(self.folder)
+
+    @rule(key=keys, text=st.text(max_size=5), who=st.integers(0, 1))
+    def put(self, key: str, text: str, who: int) -> None:
+        self.kept[key] = completion_of(text)
+        self.doubtful.discard(key)
+        self.users[who].put(key, "env", self.kept[key], None)
+
+    @rule(key=keys, who=st.integers(0, 1))
+    def get(self, key: str, who: int) -> None:
+        found = self.users[who].get(key, "env")
+        if found is None:
+            assert key in self.doubtful or key not in self.kept
+            self.kept.pop(key, None)
+            self.doubtful.discard(key)
+        else:
+            assert found == (self.kept[key], None)
+
+    @rule(who=st.integers(0, 1))
+    def begin_again(self, who: int) -> None:
+        self.users[who].close()
+        self.users[who] = AnswerCache()
+
+    @rule(place=st.integers(1, 400), who=st.integers(0, 1))
+    def damage(self, place: int, who: int) -> None:
+        if self.users[who].stats().answers == 0:
+            return
+        self.doubtful |= self.kept.keys()
+        with closing(database(self.folder / "answers")) as connection:
+            connection.execute(
+                "UPDATE Cache SET value = CAST(substr(value, 1, ?) AS BLOB) || x'00' "
+                "|| CAST(substr(value, ? + 2) AS BLOB)",
+                (place, place),
+            )
+
+    @rule(who=st.integers(0, 1))
+    def check(self, who: int) -> None:
+        whole, removed = self.users[who].check()
+        assert whole + removed <= len(self.kept)
+        if removed == 0 and not self.doubtful:
+            assert whole == len(self.kept)
+
+    @rule(who=st.integers(0, 1))
+    def drop_all(self, who: int) -> None:
+        self.users[who].close()
+        with closing(AnswerCache(limit=1)) as small:
+            small.stats()
+            small.trim()
+        self.doubtful |= self.kept.keys()
+        self.begin_again(who)
+
+
+def test_any_use_of_the_cache_agrees_with_a_dict() -> None:
+    run_state_machine_as_test(
+        Answers, settings=settings(max_examples=40, stateful_step_count=25, deadline=None)
+    )
 
 
 # --- Sessions.
