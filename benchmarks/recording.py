@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.replay import SCENARIO, SEED, reply  # noqa: E402 - found by the line above
+from swarm_repro.cassette.reader import read_cassette  # noqa: E402
+from swarm_repro.cassette.writer import write_cassette  # noqa: E402
 from tests.support.stub_server import running_stub  # noqa: E402
 
 VCR = """\
@@ -42,6 +44,7 @@ def added_ms(way: str, scenario: Path, folder: Path) -> list[float]:
     Returns:
         For each call, milliseconds it took beyond what the stub and the connection took.
     """
+    from swarm_repro.intercept.http import HttpInterceptor
     from swarm_repro.mode import Mode
     from swarm_repro.session import Session
     from swarm_repro.simulation.plan import RunOptions
@@ -49,8 +52,8 @@ def added_ms(way: str, scenario: Path, folder: Path) -> list[float]:
 
     sent: list[float] = []
     whole: list[float] = []
-    _timed(Session, "_send", sent)
-    _timed(Session, "perform", whole)
+    _timed(Session, "send", sent)
+    _timed(HttpInterceptor, "answer", whole)
     outcome = run_scenario(
         RunOptions(
             scenario=scenario,
@@ -58,7 +61,7 @@ def added_ms(way: str, scenario: Path, folder: Path) -> list[float]:
             mode=Mode(way),
             cassette=folder / f"{way}.jsonl",
             out=folder / "out",
-            discard=True,
+            discard=way == "record",
         )
     )
     assert outcome.exit_code == 0, outcome.messages
@@ -96,8 +99,12 @@ def overhead(scenario: Path, folder: Path) -> None:
 
 def sizes(scenario: Path, folder: Path, *, with_vcrpy: bool) -> None:
     """Print the bytes of the cassette, and of vcrpy's for the same run."""
-    ours = (folder / "record.jsonl").read_bytes()
+    plain = folder / "record.jsonl"
+    ours = plain.read_bytes()
     _print_size("swarm_repro", ours)
+    archive = folder / "record.jsonl.zst"
+    write_cassette(read_cassette(plain), archive)
+    print(f"{archive.suffix:<12} {archive.stat().st_size / 1000:>8.0f} KB")
     if not with_vcrpy:
         return
     environment = folder / "venv"
@@ -117,9 +124,13 @@ def sizes(scenario: Path, folder: Path, *, with_vcrpy: bool) -> None:
     if not tape.exists():
         raise SystemExit(done.stderr)
     theirs = tape.read_bytes()
-    print(f"vcrpy recorded {theirs.count(b'- request:')} calls")
+    calls, their_calls = len(read_cassette(plain).calls), theirs.count(b"- request:")
+    print(f"vcrpy recorded {their_calls} calls, swarm_repro {calls}: ratios are of bytes a call")
     _print_size("vcrpy", theirs)
-    print(f"ratio {len(ours) / len(theirs):.2f}")
+    per_call = their_calls / calls / len(theirs)
+    print(
+        f"ratio {len(ours) * per_call:.2f}, as an archive {archive.stat().st_size * per_call:.3f}"
+    )
 
 
 def _print_size(name: str, data: bytes) -> None:
