@@ -51,7 +51,7 @@ class TokenUsage:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Completion:
     """One answer of a backend.
 
@@ -66,6 +66,14 @@ class Completion:
     content_type: str
     body: bytes
     duration_s: float = 0.0
+
+    def __init__(
+        self, status: int, content_type: str, body: bytes, duration_s: float = 0.0
+    ) -> None:
+        """Describe an answer; as for a request, a frozen class's own way takes far longer."""
+        self.__dict__.update(
+            status=status, content_type=content_type, body=body, duration_s=duration_s
+        )
 
     @property
     def is_stream(self) -> bool:

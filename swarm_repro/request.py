@@ -119,9 +119,8 @@ class Request:
         Raises:
             RequestError: A seed that is no uint32.
         """
-        if self.endpoint == "opaque":
-            return None
-        return normalise_seed(self.body.get("seed"))
+        given = None if self.endpoint == "opaque" else self.body.get("seed")
+        return None if given is None else normalise_seed(given)
 
     @property
     def sampling(self) -> dict[str, object]:
@@ -150,8 +149,9 @@ class Request:
         Raises:
             RequestError: The request has no canonical form.
         """
-        hashed = self._hashed_to_seed.copy()
-        hashed.update(_encoded_seed(seed) + self._encoded[1])
+        begun, after = self._begun
+        hashed = begun.copy()
+        hashed.update(_encoded_seed(seed) + after)
         return f"{KEY_VERSION}:{hashed.hexdigest()}"
 
     @property
@@ -161,18 +161,19 @@ class Request:
 
     def identity(self, *, seed: int | None) -> bytes:
         """The canonical JSON that is hashed."""
-        before, after = self._encoded
+        before, after = self._encode()
         return before + _encoded_seed(seed) + after
 
     # The members of the identity are sorted, so that all but the seed is encoded and hashed once
     # and serves both keys: capture, endpoint, input, model, sampling | seed | template, unknown.
 
     @once
-    def _hashed_to_seed(self) -> _Hash:
-        return hashlib.sha256(self._encoded[0])
+    def _begun(self) -> tuple[_Hash, bytes]:
+        """The hash of what comes before the seed, and what comes after it."""
+        before, after = self._encode()
+        return hashlib.sha256(before), after
 
-    @once
-    def _encoded(self) -> tuple[bytes, bytes]:
+    def _encode(self) -> tuple[bytes, bytes]:
         """What comes before the seed, and what comes after it."""
         binding, endpoint = self.binding, self.endpoint
         if endpoint == "opaque":

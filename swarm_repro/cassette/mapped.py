@@ -41,6 +41,7 @@ _TAIL_BYTES: Final = 1 << 16
 #: What the runs and witnesses of a file may take: no study has as many.
 _MOST_TAIL_BYTES: Final = 1 << 28
 _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record":"env"')
+_OF_ID: Final = ("scope", "asked", "n")
 _COUNTED: Final = ("prompt", "completion", "total", "cached")
 
 
@@ -180,15 +181,21 @@ class _Mapped:
         Raises:
             CassetteDamagedError: There are not as many, or it is not what was written.
         """
+        if self._scan is None and call_id is not None:
+            content = self._index.calls.content(number)
+        else:
+            content = self._content_of(number)
+        if call_id is None or not content[2]:
+            return self.parsed(content[0], content[1], call_id)
+        return _QuickCall.of(call_id, content, self)
+
+    def _content_of(self, number: int) -> tuple[Any, ...]:
         with self._lock:
             while number >= len(self._index.calls) and self._read_on():
                 pass
             if number >= len(self._index.calls):
                 raise self._damaged(f"a run has call {number}, which is not in the file")
-            content = self._index.calls.content(number)
-        if call_id is None or not content[2]:
-            return self.parsed(content[0], content[1], call_id)
-        return _QuickCall.of(call_id, content, self)
+            return self._index.calls.content(number)
 
     def parsed(self, offset: int, length: int, call_id: CallId | None) -> CallRecord:
         """The call of a line, all of it read; ``call_id`` as for ``call``.
@@ -269,33 +276,43 @@ class _QuickCall(CallRecord):
     """
 
     _mapped: _Mapped
+    _id: CallId
     #: As ``index_file.CALL`` says.
     _content: tuple[Any, ...]
+
+    def __new__(cls, **fields: Any) -> CallRecord:  # type: ignore[misc]
+        """A changed copy is a record like any other."""
+        return CallRecord(**fields)
 
     @classmethod
     def of(cls, call_id: CallId, content: tuple[Any, ...], mapped: _Mapped) -> _QuickCall:
         """The call that the index has this of."""
         call = object.__new__(cls)
-        scope, asked, n = call_id
         call.__dict__.update(
-            scope=scope,
-            asked=asked,
-            n=n,
-            sent=f"{KEY_VERSION}:{content[5].hex()}",
             shared=content[-2],
             from_cache=content[-1],
-            _mapped=mapped,
+            _id=call_id,
             _content=content,
+            _mapped=mapped,
         )
         return call
 
+    @property
+    def id(self) -> CallId:
+        """What the call is found by."""
+        return self._id
+
     def __getattr__(self, name: str) -> object:
-        """Anything else: token counts are in the index, for the rest all of the line is read."""
-        if name == "tokens":
+        """What was not asked for yet: of the index, or of the line, which is read as a whole."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in _OF_ID:
+            self.__dict__.update(zip(_OF_ID, self._id, strict=True))
+        elif name == "sent":
+            self.__dict__["sent"] = f"{KEY_VERSION}:{self._content[5].hex()}"
+        elif name == "tokens":
             counts = [None if count < 0 else count for count in self._content[6:10]]
             self.__dict__["tokens"] = dict(zip(_COUNTED, counts, strict=True))
-        elif name.startswith("_"):
-            raise AttributeError(name)
         else:
             self.__dict__.update(vars(self._whole()))
         return self.__dict__[name]
@@ -316,8 +333,6 @@ class _QuickCall(CallRecord):
 
     def decode_completion(self) -> Completion:
         """As of any call."""
-        if "_content" not in self.__dict__:  # a changed copy
-            return super().decode_completion()
         offset, _, start, size, digest, *_, duration_s, status, kind, _, _ = self._content
         body = self._mapped.answer(offset + start, size, digest)
         return Completion(status, self._mapped.type_of(kind), body, duration_s)
@@ -334,6 +349,11 @@ class MappedCalls(Mapping[CallId, CallRecord]):
         if number is None:
             raise KeyError(call_id)
         return self._mapped.call(number, call_id)
+
+    def get(self, call_id: CallId, default: Any = None) -> Any:
+        """The call of an id, or else the default."""
+        number = self._mapped.number_of(call_id)
+        return default if number is None else self._mapped.call(number, call_id)
 
     def __contains__(self, call_id: object) -> bool:
         return self._mapped.number_of(call_id) is not None

@@ -28,14 +28,19 @@ def open_for_replay(path: Path) -> CassetteStore:
         CassetteAccessError: Missing, a folder, unreadable, of a newer format.
         CassetteDamagedError: Not the bytes that were written.
     """
-    if _is_large(path):
-        return CassetteStore(path, base=open_mapped(path))
-    base = read_cassette(path)
+    base = _open_base(path)
+    if isinstance(base.calls, MappedCalls):
+        return CassetteStore(path, base=base)
     for call in base.calls.values():
         # Checked now, and kept: a file of this size fits into memory as it is.
         with reading(path, call):
             _ = call.completion
     return CassetteStore(path, base=base)
+
+
+def _open_base(path: Path) -> Cassette:
+    """What was recorded before: in memory, or read when asked for where it is large."""
+    return open_mapped(path) if _is_large(path) else read_cassette(path)
 
 
 def _is_large(path: Path) -> bool:
@@ -80,7 +85,7 @@ def open_for_recording(
     try:
         with file.turn():
             # Read once it is held: nobody else puts another file in its place from here on.
-            base = read_cassette(path) if path.exists() else None
+            base = _open_base(path) if path.exists() else None
             if base is not None:
                 _require_same_experiment(base, header, settings=keep)
             is_alone = file.is_alone()

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,16 @@ def test_a_replay_gives_the_same_and_says_the_same(
     as_large(monkeypatch)
     assert outcome() == expected
     assert outcome() == expected, "with an index"
+
+
+def test_a_changed_copy_of_a_call_is_a_record_like_any_other(long: Path) -> None:
+    call_id = next(iter(read_cassette(long).calls))
+    for cassette in (open_mapped(long), read_cassette(long)):
+        call = cassette.calls[call_id]
+        copy = replace(call, i=99)
+        assert (copy.i, copy.completion, copy.body) == (99, call.completion, call.body)
+        assert copy != call
+        assert replace(copy, i=call.i) == call
 
 
 def test_threads_find_all_calls_while_the_file_is_read(long: Path) -> None:
