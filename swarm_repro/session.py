@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
+from swarm_repro.answers import Answers, Source
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.bindings import Bindings
 from swarm_repro.cache import AnswerCache
@@ -28,9 +28,7 @@ from swarm_repro.completion import (
     Completion,
     require_answer,
     require_completion,
-    same_but_volatile,
 )
-from swarm_repro.difference import differences
 from swarm_repro.errors import (
     BackendError,
     CassetteAccessError,
@@ -43,8 +41,8 @@ from swarm_repro.errors import (
     UsageError,
 )
 from swarm_repro.inflight import Answered, InFlight
-from swarm_repro.ledger import Failure, Ledger, PendingCall, Verified
-from swarm_repro.masking import Masker, Redact
+from swarm_repro.ledger import Failure, Ledger, PendingCall
+from swarm_repro.masking import Redact
 from swarm_repro.miss import explain_miss, explain_unknown_model
 from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding
@@ -52,9 +50,6 @@ from swarm_repro.places import Places
 from swarm_repro.request import SAMPLED, Endpoint, Request
 
 _T = TypeVar("_T")
-
-#: Where an answer came from: the model, an identical call in flight, or the machine-wide cache.
-Source: TypeAlias = Literal["model", "another", "cache"]
 
 
 class _HasStatus(Protocol):
@@ -143,13 +138,20 @@ class Session:
         self.is_shared = shared
         self._version_notes = version_notes
         self._store = store
-        self._masker = Masker(redact)
-        # What a user's own function makes of an answer is not for others.
-        self._cache = cache if redact is None and mode.writes and not header.strict else None
-        self._is_fresh = fresh
         self._places = Places(header, run_seed=run_seed)
         self._in_flight = InFlight()
         self._bindings = Bindings(mode=mode, strict=header.strict, store=store)
+        # What a user's own function makes of an answer is not for others.
+        for_others = redact is None and mode.writes and not header.strict
+        self._answers = Answers(
+            mode=mode,
+            store=store,
+            bindings=self._bindings,
+            ledger=self.ledger,
+            redact=redact,
+            cache=cache if for_others else None,
+            fresh=fresh,
+        )
         self._tripped: SessionTripped | None = None
         self._cause: SwarmReproError | None = None
         self._lock = threading.RLock()
@@ -252,7 +254,7 @@ class Session:
         """Begin a call; one that is identical to one in flight waits for its answer."""
         call = self.begin(request)
         with self.failing(call):
-            cached = self._from_cache(call)
+            cached = self._answers.cached(call)
             if cached is not None:
                 call.answer = self._settle(call, cached, source="cache")
         while (leader := self._join(call, threading.get_ident())) is not None:
@@ -299,7 +301,8 @@ class Session:
         request = await in_turn(prepare) if self.mode.calls_model else prepare()
         call = self.begin(request)
         with self.failing(call):
-            cached = await in_thread(partial(self._from_cache, call)) if self._cache else None
+            asks_cache = self._answers.may_be_cached(call)
+            cached = await in_thread(partial(self._answers.cached, call)) if asks_cache else None
             if cached is not None:
                 call.answer = await self._settle_async(call, cached, in_thread, source="cache")
         while (leader := self._join(call, flow)) is not None:
@@ -556,50 +559,22 @@ class Session:
     ) -> Completion:
         taken = self._take(call, answered, source=source)
         if taken.staged is not None:
-            await in_thread(partial(self._secure, taken, taken.staged))
+            secure = partial(
+                self._answers.secure, call, taken.answered, taken.staged, source=source
+            )
+            await in_thread(secure)
         return self._keep(taken)
 
     def _settle(self, call: PendingCall, answered: Answered, *, source: Source) -> Completion:
         taken = self._take(call, answered, source=source)
         if taken.staged is not None:
-            self._secure(taken, taken.staged)
+            self._answers.secure(call, taken.answered, taken.staged, source=source)
         return self._keep(taken)
-
-    def _secure(self, taken: _Taken, staged: Staged) -> None:
-        """Wait for the disk, without the lock: who waits at once waits once."""
-        staged.wait()
-        call = taken.call
-        if taken.source == "model" and self._is_cacheable(call) and not staged.call.masked:
-            answered, environment = taken.answered, staged.environment.sha256
-            _present(self._cache).put(
-                call.sent_key, environment, answered.completion, answered.prompt_sha256
-            )
-
-    def _is_cacheable(self, call: PendingCall) -> bool:
-        """Whether seed and weights are known, so that an answer is worth keeping for others."""
-        request = call.request
-        return (
-            self._cache is not None
-            and call.seed is not None
-            and request.endpoint in SAMPLED
-            and request.binding.identity.kind == "gguf"
-        )
-
-    def _from_cache(self, call: PendingCall) -> Answered | None:
-        if call.answer is not None or self._is_fresh or not self._is_cacheable(call):
-            return None
-        environment = self._bindings.environment_of(call.request.binding)
-        found = _present(self._cache).get(call.sent_key, environment.sha256)
-        return None if found is None else Answered(*found)
 
     def _take(self, call: PendingCall, answered: Answered, *, source: Source) -> _Taken:
         """Judge an answer, and write it or compare it."""
-        found: Counter[str] = Counter()
-        if self.mode is not Mode.LIVE:
-            # The program gets the answer as it is stored, and so what a replay will give it.
-            completion, found = self._masker.completion(answered.completion)
-            answered = replace(answered, completion=completion)
-        completion, prompt_sha256 = answered.completion, answered.prompt_sha256
+        answered, masked = self._answers.masked(answered)
+        completion = answered.completion
         with self._lock:
             self._raise_if_tripped()
             _require_open(call)
@@ -612,9 +587,9 @@ class Session:
                 )
             given, staged = completion, None
             if self.mode.writes:
-                staged = self._stage(call, answered, found, source=source)
+                staged = self._answers.stage(call, answered, masked, source=source)
             elif self.mode is Mode.VERIFY:
-                given = self._compare(call, completion, prompt_sha256)
+                given = self._answers.compare(call, answered)
             return _Taken(call, answered, given, staged, source=source)
 
     def _keep(self, taken: _Taken) -> Completion:
@@ -634,57 +609,6 @@ class Session:
             self._done(call, taken.given, taken.given.usage.to_json())
         self._leave(call, taken.answered)
         return taken.given
-
-    def _stage(
-        self, call: PendingCall, answered: Answered, in_answer: Counter[str], *, source: Source
-    ) -> Staged:
-        binding = call.sent.binding
-        environment = self._bindings.environment_of(binding)
-        stored, in_request = self._masker.request(call.sent)
-        self.ledger.masked.update(in_request + in_answer)
-        kinds = {"request": sorted(in_request), "response": sorted(in_answer)}
-        return self._require_store().stage(
-            CallRecord.make(
-                request=stored,
-                completion=answered.completion,
-                scope=call.caller.scope,
-                i=call.i,
-                n=call.n,
-                at=call.at,
-                asked=call.asked,
-                sent=call.sent_key,
-                asked_seed=call.request.seed,
-                env=environment.sha256,
-                prompt_sha256=answered.prompt_sha256,
-                shared=source == "another",
-                from_cache=source == "cache",
-                masked={where: found for where, found in kinds.items() if found},
-            ),
-            binding,
-            environment,
-        )
-
-    def _compare(
-        self, call: PendingCall, completion: Completion, prompt_sha256: str | None
-    ) -> Completion:
-        where = f"call {call.i} of {call.caller.scope}"
-        if call.recorded is None:
-            self.ledger.differences.append(f"{where}: not in the cassette")
-            return completion
-        recorded = self._require_store().completion_of(call.recorded)
-        prompts = (call.recorded.prompt_sha256, prompt_sha256)
-        prompt_differs = None not in prompts and prompts[0] != prompts[1]
-        environment = self._bindings.environment_of(call.sent.binding)
-        self.ledger.verified.append(
-            Verified(call.sent, call.recorded, completion, prompt_differs, environment)
-        )
-        if prompt_differs:
-            self.ledger.differences.append(f"{where}: the backend renders another prompt")
-        if not same_but_volatile(recorded, completion):
-            found = differences(recorded.text, completion.text, field="completion")
-            shown = str(found[0]) if found else "the text is the same, other members differ"
-            self.ledger.differences.append(f"{where}: {shown}")
-        return recorded
 
     def fail(self, call: PendingCall, error: BaseException) -> None:
         """Note that a call failed, and free its place for a retry.
@@ -870,21 +794,11 @@ class Session:
         """Let go of the cassette; without a clean end what was recorded stays beside it."""
         if self._store is not None:
             self._store.close()
-        if self._cache is not None:
-            self.ledger.dropped += self._cache.trim()
-            self._cache.close()
+        self._answers.close()
 
     def cache_notes(self) -> list[str]:
         """What is to be said of the machine-wide cache once the session is closed, a line each."""
-        if self._cache is None:
-            return []
-        notes = [] if self._cache.trouble is None else [self._cache.trouble]
-        if self.ledger.dropped:
-            notes.append(
-                f"the cache {self._cache.folder} was full: {self.ledger.dropped} answers that were "
-                "used least recently are dropped; SWARM_REPRO_CACHE_LIMIT makes it larger"
-            )
-        return notes
+        return self._answers.cache_notes()
 
     def exit_code(self) -> ExitCode:
         """What the ledger says, whatever surfaced."""

@@ -45,7 +45,7 @@ LAYERS: list[list[set[str]]] = [
         }
     ],
     [{"cassette"}, {"cache"}, {"backends"}, {"serving"}],
-    [{"bindings", "ledger", "places", "inflight", "miss", "session"}],
+    [{"answers", "bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
     [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}, {"bundle"}],
