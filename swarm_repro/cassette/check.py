@@ -181,6 +181,11 @@ class _Examiner(RecordReader):
             elif line.endswith(b"\n") or not self._is_part:
                 yield line
 
+    def after_end(self) -> None:
+        """Note that an end record was not the last one, and read on: what follows may be whole."""
+        self._ended = False
+        self.note("end", "records after the end record")
+
     def damaged(self, cassette: Cassette | None, number: int, line: bytes, why: str) -> None:
         """Note a line that cannot be believed, and keep its place."""
         del number

@@ -177,7 +177,7 @@ class RecordReader:
         cassette = self.cassette
         try:
             if self._ended:
-                raise LineError("records after the end record")
+                self.after_end()
             record = decode_line(line)
             if cassette is None:
                 self.cassette = self._begin(record)
@@ -191,6 +191,14 @@ class RecordReader:
             why = f"a record's member is missing or wrong: {error!r}"
             self.damaged(cassette, self._count + 1, line, why)
         self.passed(line)
+
+    def after_end(self) -> None:
+        """Refuse what comes after the end record.
+
+        Raises:
+            LineError: Nothing does.
+        """
+        raise LineError("records after the end record")
 
     def passed(self, line: bytes) -> None:
         """Count a line that was read."""

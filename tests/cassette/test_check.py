@@ -505,3 +505,14 @@ def test_a_missing_file_ends_with_2(tmp_path: Path) -> None:
     done = swarm_repro("check", "nothing.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert "no cassette at nothing.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize("place", [3, 5, -3])
+def test_what_comes_after_an_end_record_is_kept(
+    place: int, whole: bytes, original: Cassette, path: Path
+) -> None:
+    lines = whole.splitlines(keepends=True)
+    found = check(path, b"".join([*lines[:place], lines[-1], *lines[place:-1]]))
+    assert found.findings
+    assert_keeps_only_what_was(found, original)
+    assert found.whole.calls.keys() == original.calls.keys()
