@@ -216,8 +216,8 @@ store = open_for_recording(Path(sys.argv[1]), HEADER, keep=False)
 session = Session(mode=Mode.RECORD, header=HEADER, store=store, run_seed=7)
 ask(session, TinyModel(), "a")
 child = os.fork() if sys.argv[2] == "fork" else None
-if child != 0:
-    print(child or 0, flush=True)
+if not child:  # the child itself, which has let go of the lock by now, or who has none
+    print(0 if child is None else os.getpid(), flush=True)
 time.sleep(600)
 """
 
