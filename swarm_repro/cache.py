@@ -181,15 +181,18 @@ class AnswerCache:
             if self._cache is None:
                 import diskcache
 
-                self._cache = diskcache.Cache(
-                    str(self.folder),
-                    timeout=_PATIENCE_S,
-                    disk=_bytes_disk(),
-                    disk_min_file_size=_NO_FILES,
-                    size_limit=self.limit,
-                    cull_limit=0,  # nothing is dropped in passing
-                    eviction_policy="least-recently-used",
-                )
+                cache = diskcache.Cache.__new__(diskcache.Cache)
+                with _closing_what_failed(cache):
+                    cache.__init__(
+                        str(self.folder),
+                        timeout=_PATIENCE_S,
+                        disk=_bytes_disk(),
+                        disk_min_file_size=_NO_FILES,
+                        size_limit=self.limit,
+                        cull_limit=0,  # nothing is dropped in passing
+                        eviction_policy="least-recently-used",
+                    )
+                self._cache = cache
             return self._cache
 
     def _note(self, why: str) -> None:
@@ -212,6 +215,17 @@ class AnswerCache:
                 f"the cache {self.folder} cannot be read: {_shown(error)}; "
                 "remove it with swarm-repro cache clear"
             ) from error
+
+
+@contextlib.contextmanager
+def _closing_what_failed(cache: Any) -> Iterator[None]:
+    """Close the connection that a constructor leaves open where it fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AttributeError):  # it failed before there was one
+            cache.close()
+        raise
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -181,6 +181,23 @@ class _Examiner(RecordReader):
             elif line.endswith(b"\n") or not self._is_part:
                 yield line
 
+    def _add(self, cassette: Cassette, record: dict[str, object], offset: int, length: int) -> None:
+        place = record.get("env")
+        if record["record"] != "call" or type(place) is not int or place < len(self._envs):
+            super()._add(cassette, record, offset, length)
+            return
+        # Its environment is lost, or further down: the call itself may be whole.
+        cassette.envs.setdefault(UNKNOWN.sha256, UNKNOWN)
+        known, self._envs = self._envs, [UNKNOWN.sha256]
+        try:
+            super()._add(cassette, {**record, "env": 0}, offset, length)
+        finally:
+            self._envs = known
+        self.note(
+            f"call {record['i']} of {record['scope']}",
+            f"refers to environment record {place}, which is not in the file before it",
+        )
+
     def after_end(self) -> None:
         """Note that an end record was not the last one, and read on: what follows may be whole."""
         self._ended = False

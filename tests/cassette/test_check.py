@@ -516,3 +516,16 @@ def test_what_comes_after_an_end_record_is_kept(
     assert found.findings
     assert_keeps_only_what_was(found, original)
     assert found.whole.calls.keys() == original.calls.keys()
+
+
+def test_calls_whose_environment_comes_after_them_are_kept_without_it(
+    whole: bytes, original: Cassette, path: Path
+) -> None:
+    lines = whole.splitlines(keepends=True)
+    envs = [line for line in lines if line.startswith(b'{"record":"env"')]
+    rest = [line for line in lines if line not in envs]
+    found = check(path, b"".join([*rest[:-1], *envs, rest[-1]]))
+    assert any("not in the file before it" in finding.why for finding in found.findings)
+    assert_keeps_only_what_was(found, original)
+    assert found.whole.calls.keys() == original.calls.keys()
+    assert {call.env for call in found.whole.calls.values()} == {UNKNOWN.sha256}
