@@ -239,6 +239,17 @@ class _Mapped:
             number = self._index.texts.find(known)
             return None if number is None else self._index.texts.content(number)
 
+    def count_texts(self) -> int:
+        """How many texts there are; reads the file to its end, as ``count`` does."""
+        self.count()
+        return len(self._index.texts)
+
+    def text_digests(self) -> Iterator[str]:
+        """SHA-256 of every text, in file order: the index holds half of each."""
+        for number in range(self.count_texts()):
+            offset, length = self._index.texts.content(number)
+            yield text_sha256(str(self._record(offset, length).get("text")))
+
     def text(self, place: tuple[int, int], digest: str) -> str:
         """A text, which has the digest that it is asked for by."""
         text = self._record(*place).get("text")
@@ -439,7 +450,7 @@ class _Texts(Mapping[str, str]):
         return self._read(place, digest)
 
     def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError("the texts of a large cassette are only known by their digests")
+        return self._mapped.text_digests()
 
     def __len__(self) -> int:
-        raise NotImplementedError("the texts of a large cassette are only known by their digests")
+        return self._mapped.count_texts()

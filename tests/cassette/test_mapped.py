@@ -57,6 +57,8 @@ def long(tmp_path: Path) -> Path:
 def content(cassette: Cassette) -> object:
     return (
         cassette.header,
+        dict(cassette.texts),
+        len(cassette.texts),
         cassette.models,
         cassette.envs,
         {call_id: (call, call.body, call.completion) for call_id, call in cassette.calls.items()},

@@ -205,7 +205,7 @@ def test_what_others_play_is_not_this_sessions_to_judge(path: Path) -> None:
 # --- Locks end with their process.
 
 HOLDER = """
-import os, sys, time
+import os, signal, sys
 from pathlib import Path
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.mode import Mode
@@ -218,7 +218,7 @@ ask(session, TinyModel(), "a")
 child = os.fork() if sys.argv[2] == "fork" else None
 if not child:  # the child itself, which has let go of the lock by now, or who has none
     print(0 if child is None else os.getpid(), flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
