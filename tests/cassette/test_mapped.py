@@ -331,6 +331,21 @@ def test_an_index_that_fits_by_its_times_alone_serves_nothing_wrong(
     assert not list(cache.iterdir())
 
 
+def test_an_answer_that_is_served_through_an_index_has_its_digest(
+    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = index_file.State(1, 2, 3, 4, 5, bytes(32))
+    monkeypatch.setattr(index_file.State, "of", lambda *_args: state)
+    read_all(path)
+    assert list(cache.iterdir())
+    ids = list(read_cassette(path).calls)
+    path.write_bytes(path.read_bytes().replace(b'"content":"fine', b'"content":"fire'))
+    served = open_mapped(path).calls
+    for call_id in ids:
+        with pytest.raises(CassetteDamagedError, match="SHA-256"):
+            served[call_id].decode_completion()
+
+
 def test_an_index_is_not_kept_of_a_file_that_was_written_just_now(
     path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
