@@ -67,7 +67,7 @@ def explain_miss(
         if len(found) > _SHOWN:
             lines.append(f"    and {len(found) - _SHOWN} more")
         if not found:
-            lines.append(_explain_equal_body(request, nearest))
+            lines.append(_explain_equal_body(request, scope, nearest))
     lines.append("  record it anew with --record, or add what is missing with --auto")
     return "\n".join(lines)
 
@@ -99,9 +99,11 @@ def _nearest(
     return best[1], best[2]
 
 
-def _explain_equal_body(request: Request, nearest: CallRecord) -> str:
+def _explain_equal_body(request: Request, scope: str, nearest: CallRecord) -> str:
     if request.path != nearest.path:
         return f"    path: recorded {nearest.path}, asked {request.path}"
+    if nearest.asked == request.asked_key and nearest.scope != scope:
+        return f"    it is the same request, recorded in the scope {nearest.scope}, not in {scope}"
     if nearest.asked == request.asked_key:
         return "    it is the same request, and was asked more often than it was recorded"
     return "    the body is the same: the model, its template or its defaults differ"

@@ -147,3 +147,11 @@ def test_versions_that_differ_come_first(path: Path) -> None:
     )  # fmt: skip
     lines = miss(session, "x").splitlines()
     assert lines[1].strip() == "swarm-safety 1.8.0, recorded with 1.9.0"
+
+
+def test_the_same_request_of_another_scope_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    with recording(path) as session:
+        ask(session, TinyModel(), "hello", who="worker-1")
+    with pytest.raises(ReplayMiss, match="recorded in the scope worker-1, not in main"):
+        ask(replaying(path), TinyModel(), "hello", who="main")
