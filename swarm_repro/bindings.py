@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.environment import Environment
-from swarm_repro.errors import SwarmReproError
+from swarm_repro.errors import SwarmReproError, named
 from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding, require_same_model
 
@@ -60,8 +60,8 @@ class Bindings:
         else:
             try:
                 bound = self._identify(name, backend, recorded)
-            except SwarmReproError as error:
-                self._unbound[name] = error
+            except Exception as error:
+                self._unbound[name] = named(error)
                 raise
         self._unbound.pop(name, None)
         self._bound[key] = bound

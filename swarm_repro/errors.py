@@ -110,6 +110,13 @@ class BackendError(SwarmReproError):
     transient: bool = False
 
 
+def named(error: Exception) -> SwarmReproError:
+    """An error as one of ours: what a backend raises beside its own errors is one of them too."""
+    if isinstance(error, SwarmReproError):
+        return error
+    return BackendError(f"{type(error).__name__}: {error}")
+
+
 class BackendUnreachableError(BackendError):
     """Nothing, or the wrong service, answers at the address; or the connection broke."""
 

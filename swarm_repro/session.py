@@ -39,6 +39,7 @@ from swarm_repro.errors import (
     StrictModeError,
     SwarmReproError,
     UsageError,
+    named,
 )
 from swarm_repro.inflight import Answered, InFlight
 from swarm_repro.ledger import Failure, Ledger, PendingCall
@@ -196,8 +197,8 @@ class Session:
             self._raise_if_tripped()
             try:
                 bound = self._bindings.find(name, backend)
-            except SwarmReproError as error:
-                self._fail_session(error)
+            except Exception as error:
+                self._fail_session(named(error))
                 raise
             if bound is None:
                 self.miss(explain_unknown_model(name, self._require_store()))
@@ -636,12 +637,7 @@ class Session:
             elif self._tripped is None:
                 self.ledger.failures[call.id] = failure
             if self.trips:
-                known = (
-                    error
-                    if isinstance(error, SwarmReproError)
-                    else BackendError(f"{type(error).__name__}: {error}")
-                )
-                self._fail_session(known, shown=str(failure))
+                self._fail_session(named(error), shown=str(failure))
                 self._raise_if_tripped()
 
     def perform(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -778,6 +779,22 @@ def test_a_model_is_identified_once() -> None:
     for _ in range(3):
         ask(session, model)
     assert asked == ["tiny"]
+
+
+@pytest.mark.parametrize("trips", [False, True])
+def test_whatever_keeps_a_model_unknown_ends_the_recording_as_a_failure(trips: bool) -> None:
+    class Broken(TinyModel):
+        def identify(self, name: str):  # type: ignore[no-untyped-def]
+            raise OSError(24, "Too many open files")
+
+    session = live(trips=trips)
+    with pytest.raises(OSError, match="Too many"):
+        ask(session, Broken())
+    assert session.exit_code() is ExitCode.BACKEND
+    assert isinstance(session.cause, BackendError)
+    with pytest.raises(SessionTripped) if trips else contextlib.nullcontext():
+        ask(session, TinyModel())
+    assert session.exit_code() is (ExitCode.BACKEND if trips else ExitCode.OK)
 
 
 # --- The ledger, and what a record holds.
