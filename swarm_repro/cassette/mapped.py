@@ -26,7 +26,14 @@ from swarm_repro.cassette.lines import (
     lines_of,
 )
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
-from swarm_repro.cassette.records import CallId, CallRecord, RunRecord, env_at, spans_of
+from swarm_repro.cassette.records import (
+    COUNTED,
+    CallId,
+    CallRecord,
+    RunRecord,
+    env_at,
+    spans_of,
+)
 from swarm_repro.cassette.scan import CALL, TEXT, Scan, call_digest
 from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.completion import Completion
@@ -42,7 +49,6 @@ _TAIL_BYTES: Final = 1 << 16
 _MOST_TAIL_BYTES: Final = 1 << 28
 _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record":"env"')
 _OF_ID: Final = ("scope", "asked", "n")
-_COUNTED: Final = ("prompt", "completion", "total", "cached")
 
 
 def open_mapped(path: Path) -> Cassette:
@@ -323,7 +329,7 @@ class _QuickCall(CallRecord):
             self.__dict__["sent"] = f"{KEY_VERSION}:{self._content[5].hex()}"
         elif name == "tokens":
             counts = [None if count < 0 else count for count in self._content[6:10]]
-            self.__dict__["tokens"] = dict(zip(_COUNTED, counts, strict=True))
+            self.__dict__["tokens"] = dict(zip(COUNTED, counts, strict=True))
         else:
             self.__dict__.update(vars(self._whole()))
         return self.__dict__[name]

@@ -538,7 +538,7 @@ class PartWriter:
         elif kind == "env":
             self._envs[cast("str", record["sha256"])] = len(self._envs)
         elif kind == "call":
-            known = (record["scope"], record["asked"], record["n"])
+            known = (record["scope"], record["asked"], record.get("n", 0))
             self._others.add(cast("CallId", known))
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette.archive import LFS_POINTER, is_archive, unpacked
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.records import (
-    FORMAT,
+    FORMATS,
     CallId,
     CallRecord,
     Header,
@@ -246,10 +246,11 @@ class RecordReader:
     def _header(self, record: Mapping[str, object]) -> Header:
         if record["record"] != "cassette":
             raise LineError("the file does not begin with a cassette header")
-        if record.get("format") != FORMAT or record.get("key") != KEY_VERSION:
+        found: object = record.get("format")
+        if type(found) is not int or found not in FORMATS or record.get("key") != KEY_VERSION:
             raise CassetteAccessError(
-                f"{self.path} has format {record.get('format')} with keys {record.get('key')}; "
-                f"this version reads format {FORMAT} with {KEY_VERSION}: upgrade swarm-repro"
+                f"{self.path} has format {found} with keys {record.get('key')}; this version "
+                f"reads formats up to {FORMATS[-1]} with {KEY_VERSION}: upgrade swarm-repro"
             )
         return Header.from_json(record)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from swarm_repro.cassette.lines import (
     LineError,
@@ -21,7 +21,10 @@ from swarm_repro.cassette.lines import (
 from swarm_repro.completion import Completion
 from swarm_repro.request import KEY_VERSION, Endpoint, Request
 
-FORMAT = 1
+#: What is written; files keep the format they have.
+FORMAT = 2
+#: What is read. In format 2 a call leaves out what most calls have alike.
+FORMATS = (1, 2)
 
 SeedPolicy = Literal["event", "content", "as-is"]
 SEED_POLICIES: tuple[SeedPolicy, ...] = ("event", "content", "as-is")
@@ -65,6 +68,7 @@ class Header:
         seed_policy: How calls without a seed got one.
         strict: Whether strict mode was on.
         requests: Fields that were set on requests.
+        format: How the file is written, which says nothing about its calls.
     """
 
     recorder: str
@@ -72,12 +76,13 @@ class Header:
     seed_policy: SeedPolicy = "event"
     strict: bool = False
     requests: tuple[RequestRule, ...] = ()
+    format: int = field(default=FORMAT, compare=False)
 
     def to_json(self) -> dict[str, object]:
         """The record."""
         return {
             "record": "cassette",
-            "format": FORMAT,
+            "format": self.format,
             "key": KEY_VERSION,
             "recorder": self.recorder,
             "scenario": self.scenario,
@@ -106,6 +111,7 @@ class Header:
                 requests=tuple(
                     RequestRule(match=rule["match"], fields=rule["set"]) for rule in requests
                 ),
+                format=cast("int", record["format"]),
             )
         except (KeyError, TypeError) as error:
             raise LineError(f"the header cannot be read: {error}") from error
@@ -302,13 +308,14 @@ class CallRecord:
         used = (*references(dict(self.stored_body)), *references(dict(self.stored_response)))
         return tuple(dict.fromkeys(used))
 
-    def to_json(self, *, env: int) -> dict[str, object]:
+    def to_json(self, *, env: int, format: int = FORMAT) -> dict[str, object]:
         """The record.
 
         Args:
             env: Place of the environment's record among those of the file, from 0.
+            format: Of the file.
         """
-        return {
+        record: dict[str, object] = {
             "record": "call",
             "scope": self.scope,
             "i": self.i,
@@ -330,6 +337,7 @@ class CallRecord:
             **({"from_cache": True} if self.from_cache else {}),
             **({"masked": self.masked} if self.masked else {}),
         }
+        return record if format == 1 else _shortened(record)
 
     @classmethod
     def from_json(
@@ -346,6 +354,7 @@ class CallRecord:
             LineError: A member is missing or has the wrong type.
         """
         try:
+            record = _lengthened(record)
             at = cast("list[int] | None", record["at"])
             seed = cast("dict[str, int | None]", record["seed"])
             request = cast("dict[str, object]", record["request"])
@@ -374,9 +383,71 @@ class CallRecord:
                 masked=cast("dict[str, list[str]]", record.get("masked", {})),
             )
             call.require_types()
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise LineError(f"the call cannot be read: {error!r}") from error
         return call
+
+
+#: Token counts of a call, in the order of format 2.
+COUNTED = ("prompt", "completion", "total", "cached")
+#: Members whose absence means what is given here, in a request and in a response.
+_IMPLIED_IN_REQUEST: Mapping[str, object] = {"path": "/v1/chat/completions"}
+IMPLIED_IN_RESPONSE: Mapping[str, object] = {
+    "status": 200,
+    "type": "application/json; charset=utf-8",
+}
+
+
+def _implied(record: Mapping[str, Any]) -> dict[str, object]:
+    """What the absence of members of a call means."""
+    return {
+        "n": 0,
+        "at": None,
+        "kind": None,
+        "sent": record["asked"],
+        "seed": None,
+        "model": record["request"]["body"].get("model"),
+        "endpoint": "chat",
+        "prompt_sha256": None,
+    }
+
+
+def _shortened(record: Mapping[str, Any]) -> dict[str, object]:
+    """A call as format 2 writes it, from how format 1 does."""
+    seed, response = record["seed"], record["response"]
+    plain = IMPLIED_IN_RESPONSE.items() <= response.items()
+    short = {
+        **record,
+        "seed": seed["sent"] if seed["asked"] == seed["sent"] else seed,
+        "request": _without(_IMPLIED_IN_REQUEST, record["request"]),
+        "response": _without(IMPLIED_IN_RESPONSE, response) if plain else response,
+        "tokens": [record["tokens"][name] for name in COUNTED],
+    }
+    return _without(_implied(record), short)
+
+
+def _without(implied: Mapping[str, object], record: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in implied or value != implied[name]
+    }
+
+
+def _lengthened(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The reverse of ``_shortened``; a call of format 1 as it is."""
+    tokens = record["tokens"]
+    if isinstance(tokens, dict):
+        return record
+    full = {**_implied(record), **record}
+    seed = full["seed"]
+    return {
+        **full,
+        "seed": seed if isinstance(seed, dict) else {"asked": seed, "sent": seed},
+        "request": {**_IMPLIED_IN_REQUEST, **record["request"]},
+        "response": {**IMPLIED_IN_RESPONSE, **record["response"]},
+        "tokens": dict(zip(COUNTED, tokens, strict=True)),
+    }
 
 
 @dataclass(frozen=True)

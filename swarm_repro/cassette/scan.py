@@ -15,16 +15,23 @@ import zlib
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette.lines import CHECKSUM_BYTES, MOST_LINE_BYTES, LineError, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader
-from swarm_repro.cassette.records import CallId, CallRecord, RunRecord, spans_of
+from swarm_repro.cassette.records import (
+    IMPLIED_IN_RESPONSE,
+    CallId,
+    CallRecord,
+    RunRecord,
+    spans_of,
+)
 from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.errors import CassetteDamagedError
+from swarm_repro.request import KEY_VERSION
 
 _LINES_A_TURN: Final = 256
 _BUFFER_BYTES: Final = 1 << 20
@@ -33,19 +40,23 @@ TEXT: Final = b'{"record":"text","text":'
 _STRING: Final = rb'"(?:[^"\\]|\\.)*"'
 #: A call as recorders write it: its beginning, and all that comes after the answer.
 _CALL_BEGINS: Final = re.compile(
-    rb'\{"record":"call","scope":(%b),"i":\d+,"n":(\d{1,18}),"at":[^"]*,"kind":(?:null|%b),'
-    rb'"asked":"(sr1:[0-9a-f]{64})","sent":"sr1:([0-9a-f]{64})",' % (_STRING, _STRING)
+    rb'\{"record":"call","scope":(%b),"i":\d+,(?:"n":(\d{1,18}),)?(?:"at":[^"]*,)?'
+    rb'(?:"kind":(?:null|%b),)?"asked":"(sr1:[0-9a-f]{64})",(?:"sent":"sr1:([0-9a-f]{64})",)?'
+    rb'"(?:seed|model|env|endpoint|request)":' % (_STRING, _STRING)
 )
 _COUNT: Final = rb"(null|\d{1,9})"
 _CALL_ENDS: Final = re.compile(
     rb',"sha256":"([0-9a-f]{64})"\},'
-    rb'"tokens":\{"prompt":%b,"completion":%b,"total":%b,"cached":%b\},'
-    rb'"prompt_sha256":(?:null|"[0-9a-f]*"),"duration_s":([0-9.eE+-]+)'
+    rb'"tokens":(?:\{"prompt":|\[)%b,(?:"completion":)?%b,(?:"total":)?%b,(?:"cached":)?%b[]}],'
+    rb'(?:"prompt_sha256":(?:null|"[0-9a-f]*"),)?"duration_s":([0-9.eE+-]+)'
     rb'(,"shared":true)?(,"from_cache":true)?(?:,"masked":\{[^{}]*\})?,"crc32":"[0-9a-f]{8}"\}\n'
     % (_COUNT, _COUNT, _COUNT, _COUNT)
 )
-_ANSWER: Final = b',"response":{"status":'
-_ANSWER_BEGINS: Final = re.compile(re.escape(_ANSWER) + rb'(\d{3}),"type":(%b),"json":' % _STRING)
+_ANSWER: Final = b',"response":{'
+_ANSWER_BEGINS: Final = re.compile(
+    re.escape(_ANSWER) + rb'(?:"status":(\d{3}),"type":(%b),)?"json":' % _STRING
+)
+_PLAIN_STATUS, _PLAIN_TYPE = cast("tuple[int, str]", tuple(IMPLIED_IN_RESPONSE.values()))
 _ANSWER_ENDS: Final = b',"sha256":"'
 #: Of a call that has to be parsed to be served.
 _LONG_WAY: Final = (0, 0, b"", b"", 0, 0, 0, 0, 0.0, 0, 0, False, False)
@@ -99,9 +110,10 @@ class Scan(RecordReader):
             name = _string(scope)
             if name is None:
                 return False
-            digest = call_digest(name, asked.decode(), int(n))
+            digest = call_digest(name, asked.decode(), int(n or 0))
+            sent_key = bytes.fromhex((sent or asked[len(KEY_VERSION) + 1 :]).decode())
             return self.index.calls.add(
-                digest, self.offset, len(line), *self._answer_in(line, bytes.fromhex(sent.decode()))
+                digest, self.offset, len(line), *self._answer_in(line, sent_key)
             )
         if line.startswith(TEXT) and _is_whole(line):
             text = _string(line[len(TEXT) : -CHECKSUM_BYTES])
@@ -119,7 +131,8 @@ class Scan(RecordReader):
         digest, *counts, duration, shared, from_cache = ends.groups()
         body = line[begins.end() : ends.start()]
         known = bytes.fromhex(digest.decode())
-        content_type = _string(begins.group(2))
+        status, given_type = begins.groups()
+        content_type = _PLAIN_TYPE if given_type is None else _string(given_type)
         # Whatever was taken for the answer: it is the answer if it has its digest.
         if content_type is None or hashlib.sha256(body).digest() != known:
             return _LONG_WAY
@@ -135,7 +148,7 @@ class Scan(RecordReader):
             sent,
             *(-1 if count == b"null" else int(count) for count in counts),
             float(duration),
-            int(begins.group(1)),
+            _PLAIN_STATUS if status is None else int(status),
             types.index(content_type),
             shared is not None,
             from_cache is not None,

@@ -73,7 +73,7 @@ def _lines_before_end(cassette: Cassette) -> Iterator[bytes]:
             if digest not in written:
                 written.add(digest)
                 yield encode_text(call.texts[digest])
-        yield encode_line(call.to_json(env=places[call.env]))
+        yield encode_line(call.to_json(env=places[call.env], format=cassette.header.format))
     for run in sorted(cassette.runs, key=lambda run: tuple(map(str, run.id))):
         yield encode_line(run.to_json(positions))
     for env in sorted(witnesses):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.merge import Conflict, merge_cassettes
 from swarm_repro.cassette.reader import Cassette, read_cassette
+from swarm_repro.cassette.records import FORMAT
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import ExitCode, UsageError
 from swarm_repro.printable import printable
@@ -21,9 +23,15 @@ _PATH = click.Path(path_type=Path)
 @click.argument("cassettes", nargs=-1, required=True, type=_PATH)
 @click.option("--base", type=_PATH, help="Their common ancestor; an empty file stands for none.")
 @click.option("--force", is_flag=True, help="Replace OUT, although it is none of CASSETTES.")
+@click.option("--upgrade", is_flag=True, help="Write the newest format, whichever they have.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    out: Path, cassettes: tuple[Path, ...], base: Path | None, force: bool, as_json: bool
+    out: Path,
+    cassettes: tuple[Path, ...],
+    base: Path | None,
+    force: bool,
+    upgrade: bool,
+    as_json: bool,
 ) -> int:
     """Join CASSETTES of one experiment, and write them to OUT.
 
@@ -42,6 +50,8 @@ def command(
         )
     sides = [read_cassette(path) for path in cassettes]
     merged, conflicts = merge_cassettes(sides, base=None if base is None else _ancestor(base))
+    if upgrade:
+        merged = replace(merged, header=replace(merged.header, format=FORMAT))
     if not conflicts:
         write_cassette(merged, out)
     if as_json:

@@ -133,7 +133,7 @@ def _open_store(plan: Plan, *, discard: bool) -> CassetteStore | None:
             run_id=(plan.scenario.id, plan.seed, plan.epochs, plan.steps),
         )
     store = open_recording(plan)
-    asked = replace(plan.header, recorder=store.header.recorder)
+    asked = replace(plan.header, recorder=store.header.recorder, format=store.header.format)
     found = differences(store.header.to_json(), asked.to_json())
     if found:
         raise ReplayMiss(

@@ -207,7 +207,7 @@ FORGERIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
         "SHA-256",
     ),
     "token counts": (
-        lambda records: first(records, "call")["tokens"].update(completion=99),
+        lambda records: first(records, "call")["tokens"].__setitem__(1, 99),
         "token counts",
     ),
     "a request": (

@@ -203,7 +203,9 @@ def test_an_unreadable_file_is_an_error_of_access(whole: bytes, path: Path, tmp_
         read_cassette(tmp_path / "file" / "c.jsonl")
 
 
-@pytest.mark.parametrize(("name", "value"), [("format", 2), ("format", "1"), ("key", "sr2")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("format", 3), ("format", "1"), ("format", True), ("key", "sr2")]
+)
 def test_a_newer_format_says_so(name: str, value: object, whole: bytes, path: Path) -> None:
     found = records(whole)
     found[0][name] = value
@@ -250,7 +252,9 @@ CHANGES: list[tuple[str, Callable[[list[dict[str, Any]]], None]]] = [
     ("a call comes twice", _double("call")),
     ("a call has no scope", _drop("call", "scope")),
     ("a call's scope is a number", _set("call", scope=5)),
-    ("a call has no seed", _drop("call", "seed")),
+    ("a call has no key", _drop("call", "asked")),
+    ("a call has no token counts", _drop("call", "tokens")),
+    ("a call has too few token counts", _set("call", tokens=[1, 2, 3])),
     ("a call's seed is a list", _set("call", seed=[])),
     ("a call's place is a number", _set("call", at=5)),
     ("a call's place is half", _set("call", at=[1])),

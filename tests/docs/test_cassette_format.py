@@ -9,13 +9,15 @@ import re
 import zlib
 from pathlib import Path
 
+import pytest
+
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.writer import canonical_lines
 from tests.docs.test_key_vectors import derived, encode, key
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 EXAMPLE = REFERENCE / "example.jsonl"
-RUN_SEED = 7
+FORMATS = Path(__file__).parents[1] / "data" / "formats"
 
 
 def sha256(data):
@@ -33,7 +35,6 @@ def read(path):
         if records[-1]["record"] != "end":
             before += line
     assert records[0]["record"] == "cassette"
-    assert records[0]["format"] == 1
     assert records[-1]["record"] == "end"
     assert records[-1]["records"] == len(records) - 1
     assert records[-1]["sha256"] == sha256(before)
@@ -71,6 +72,16 @@ def body_of(response, texts):
     )
 
 
+def in_full(call):
+    """A call with what its absent members mean."""
+    request = {"path": "/v1/chat/completions", **call["request"]}
+    absent = {"n": 0, "sent": call["asked"], "seed": None, "endpoint": "chat"}
+    call = {**absent, "model": request["body"].get("model"), **call, "request": request}
+    if not isinstance(call["seed"], dict):
+        call["seed"] = {"asked": call["seed"], "sent": call["seed"]}
+    return call
+
+
 def of_kind(records, kind):
     return [record for record in records if record["record"] == kind]
 
@@ -82,8 +93,12 @@ def test_the_lines_on_the_page_are_lines_of_the_example():
         assert block in EXAMPLE.read_text()
 
 
-def test_a_reader_made_from_the_page_gets_what_the_package_reads():
-    records = read(EXAMPLE)
+FILES = [(EXAMPLE, 7, 4), (FORMATS / "1.jsonl", 42, 28), (FORMATS / "2.jsonl", 42, 28)]
+
+
+@pytest.mark.parametrize(("path", "run_seed", "calls"), FILES, ids=lambda value: str(value)[-9:])
+def test_a_reader_made_from_the_page_gets_what_the_package_reads(path, run_seed, calls):
+    records = read(path)
     models = {record["name"]: record for record in of_kind(records, "model")}
     envs = of_kind(records, "env")
     texts, served = {}, {}
@@ -93,20 +108,21 @@ def test_a_reader_made_from_the_page_gets_what_the_package_reads():
             assert len(record["text"].encode()) >= 256
             texts[sha256(record["text"].encode())] = record["text"]
         elif record["record"] == "call":
+            record = in_full(record)
             request = resolve(record["request"]["body"], texts)
             model, endpoint = models[record["model"]], record["endpoint"]
             assert record["asked"] == key(model, endpoint, request, record["seed"]["asked"])
             assert record["sent"] == key(model, endpoint, request, record["seed"]["sent"])
             assert record["seed"]["sent"] == derived(
-                "event", RUN_SEED, record["scope"], record["i"]
+                "event", run_seed, record["scope"], record["i"]
             )
             body = body_of(record["response"], texts)
             assert sha256(body) == record["response"]["sha256"]
             backend = envs[record["env"]]["content"]["backend"]
             assert backend == model["backend"]
             served[record["scope"], record["asked"], record["n"]] = body
-    assert len(served) == 4
-    cassette = read_cassette(EXAMPLE)
+    assert len(served) == calls
+    cassette = read_cassette(path)
     assert served == {name: call.completion.body for name, call in cassette.calls.items()}
 
 
