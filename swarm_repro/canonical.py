@@ -51,7 +51,13 @@ def encode_json(value: object, *, finite: bool = False) -> bytes:
         RequestError: NaN, an infinity, an integer beyond 64 bits, a key that is no string, a lone
             surrogate, or a value that is not JSON.
     """
-    return _dump(value, _STRICT, finite=finite)
+    try:
+        encoded = orjson.dumps(value, option=_STRICT)
+    except TypeError as error:
+        raise _refusal(error) from error
+    if not finite and b"null" in encoded:
+        _reject_non_finite(value)
+    return encoded
 
 
 def encode_canonical(value: object, *, finite: bool = False) -> bytes:
@@ -67,7 +73,13 @@ def encode_canonical(value: object, *, finite: bool = False) -> bytes:
     Raises:
         RequestError: as for ``encode_json``.
     """
-    return _dump(value, _CANONICAL, finite=finite)
+    try:
+        encoded = orjson.dumps(value, option=_CANONICAL)
+    except TypeError as error:
+        raise _refusal(error) from error
+    if not finite and b"null" in encoded:
+        _reject_non_finite(value)
+    return encoded
 
 
 def in_order(value: object) -> orjson.Fragment:
@@ -76,7 +88,7 @@ def in_order(value: object) -> orjson.Fragment:
     Raises:
         RequestError: as for ``encode_json``.
     """
-    return orjson.Fragment(_dump(value, _STRICT))
+    return orjson.Fragment(encode_json(value))
 
 
 def embed(encoded: bytes) -> orjson.Fragment:
@@ -84,18 +96,16 @@ def embed(encoded: bytes) -> orjson.Fragment:
     return orjson.Fragment(encoded)
 
 
-def _dump(value: object, options: int, *, finite: bool = False) -> bytes:
-    try:
-        encoded = orjson.dumps(value, option=options)
-    except TypeError as error:
-        raise RequestError(f"not a JSON value: {error}") from error
-    # orjson writes NaN and infinities as null; only then is the slow look worth its time.
-    if not finite and b"null" in encoded:
-        _reject_non_finite(value)
-    return encoded
+def _refusal(error: TypeError) -> RequestError:
+    return RequestError(f"not a JSON value: {error}")
 
 
 def _reject_non_finite(value: object) -> None:
+    """Refuse what orjson writes as null: only where there is one is this slow look worth its time.
+
+    Raises:
+        RequestError: NaN or an infinity.
+    """
     stack = [value]
     while stack:
         item = stack.pop()

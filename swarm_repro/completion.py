@@ -71,9 +71,9 @@ class Completion:
         self, status: int, content_type: str, body: bytes, duration_s: float = 0.0
     ) -> None:
         """Describe an answer; as for a request, a frozen class's own way takes far longer."""
-        self.__dict__.update(
-            status=status, content_type=content_type, body=body, duration_s=duration_s
-        )
+        members = self.__dict__
+        members["status"], members["content_type"] = status, content_type
+        members["body"], members["duration_s"] = body, duration_s
 
     @property
     def is_stream(self) -> bool:

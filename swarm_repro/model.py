@@ -50,6 +50,59 @@ class ModelIdentity:
         return f"fingerprint {text_sha256(encode_canonical(self.to_json()).decode())[:12]}… (weak)"
 
 
+class KeyFrame:
+    """What the keys of one model's calls of one endpoint have alike, encoded once.
+
+    Attributes:
+        grammar: What constrains a call that brings no grammar of its own, or None.
+        before_input: Canonical JSON from the endpoint to ``input``.
+        before_sampling: From ``model`` to ``sampling``.
+        after_seed: From ``template`` on, for a call without template arguments and unknown members.
+    """
+
+    def __init__(self, binding: ModelBinding, endpoint: str) -> None:
+        """Encode it."""
+        self._binding = binding
+        self._endpoint = endpoint
+        self._known: dict[bytes, bytes] = {}
+        self.grammar = binding.defaults.get(endpoint, {}).get("grammar") or None
+        self.before_input = b',"endpoint":"%b","input":' % endpoint.encode()
+        self.before_sampling = b',"model":%b,"sampling":' % binding.encoded_identity
+        self.after_seed = self.after(None, b"{}")
+
+    def sampling(self, given: Mapping[str, object]) -> bytes:
+        """Canonical JSON of ``sampling``.
+
+        Agents repeat their parameters call after call, so results are remembered.
+
+        Args:
+            given: The members of the request that are sampling fields.
+
+        Raises:
+            RequestError: A number that float32 cannot hold.
+        """
+        key = encode_json(given)
+        known = self._known.get(key)
+        if known is None:
+            known = encode_canonical(self._binding.effective_sampling(self._endpoint, given))
+            self._known[key] = known
+        return known
+
+    def after(self, kwargs: object, unknown: bytes) -> bytes:
+        """Canonical JSON from ``template`` on.
+
+        Args:
+            kwargs: ``chat_template_kwargs`` of the request, or None.
+            unknown: Canonical JSON of ``unknown``.
+        """
+        template: dict[str, object] | None = None
+        if self._endpoint == "chat":
+            template = None if self._binding.template is None else {**self._binding.template}
+            if kwargs is not None:
+                template = {**(template or {}), "kwargs": in_order(kwargs)}
+        return b',"template":%b,"unknown":%b}' % (encode_canonical(template), unknown)
+
+
 @dataclass(frozen=True)
 class ModelBinding:
     """A model record: a name the application uses, bound to one model.
@@ -86,8 +139,15 @@ class ModelBinding:
         return self._normalised_defaults.get(endpoint, {})
 
     @cached_property
-    def _encoded_sampling(self) -> dict[tuple[str, bytes], bytes]:
+    def _frames(self) -> dict[str, KeyFrame]:
         return {}
+
+    def frame(self, endpoint: str) -> KeyFrame:
+        """What the keys of an endpoint's calls have alike."""
+        known = self._frames.get(endpoint)
+        if known is None:
+            known = self._frames[endpoint] = KeyFrame(self, endpoint)
+        return known
 
     def effective_sampling(self, endpoint: str, body: Mapping[str, object]) -> dict[str, object]:
         """The fields of a request that can change tokens: the key's ``sampling`` field.
@@ -103,39 +163,6 @@ class ModelBinding:
         """
         asked = sampling.normalise(body)
         return sampling.effective({**self.sampling_defaults(endpoint), **asked}, asked=asked)
-
-    def encoded_sampling(self, endpoint: str, given: Mapping[str, object]) -> bytes:
-        """Canonical JSON of the key's ``sampling`` field.
-
-        Agents repeat their parameters call after call, so results are remembered.
-
-        Args:
-            endpoint: The kind of call.
-            given: The members of the request that are sampling fields.
-
-        Raises:
-            RequestError: A number that float32 cannot hold.
-        """
-        key = (endpoint, encode_json(given))
-        known = self._encoded_sampling.get(key)
-        if known is None:
-            known = encode_canonical(self.effective_sampling(endpoint, given))
-            self._encoded_sampling[key] = known
-        return known
-
-    def encoded_template(self, kwargs: object) -> bytes:
-        """Canonical JSON of the key's ``template`` field.
-
-        Args:
-            kwargs: ``chat_template_kwargs`` of the request, or None.
-        """
-        if kwargs is None:
-            return self._encoded_plain_template
-        return encode_canonical({**(self.template or {}), "kwargs": in_order(kwargs)})
-
-    @cached_property
-    def _encoded_plain_template(self) -> bytes:
-        return encode_canonical(None if self.template is None else dict(self.template))
 
     def same_model(self, other: ModelBinding) -> bool:
         """Whether both name the same weights and template on the same kind of backend."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     _Hash: TypeAlias = "hashlib._Hash"
 
 KEY_VERSION = "sr1"
+_KEY_BEGINS = f"{KEY_VERSION}:"
 
 Endpoint = Literal["chat", "completion", "embedding", "opaque"]
 
@@ -66,13 +67,13 @@ _ORDERED = frozenset({"tools", "functions", "response_format", "json_schema"})
 OUTSIDE_KEY = frozenset({"model", "user", "seed", "metadata", "safety_identifier", "store"})
 #: Of these calls a seed decides the answer; others get none, and no fields of a cassette.
 SAMPLED: frozenset[Endpoint] = frozenset({"chat", "completion"})
-#: The part of the key that a member is in; what is not here is in ``unknown``.
-_PART: Mapping[str, str] = {
+#: The part of the key that a member is in, None for none; what is not here is in ``unknown``.
+_PART: Mapping[str, str | None] = {
     **dict.fromkeys(sampling.CANONICAL_NAME, "sampling"),
     **dict.fromkeys(_CAPTURE, "capture"),
     **dict.fromkeys(_INPUT - _ORDERED, "input"),
     **dict.fromkeys(_ORDERED, "ordered"),
-    **dict.fromkeys(OUTSIDE_KEY, "none"),
+    **dict.fromkeys(OUTSIDE_KEY, None),
     "chat_template_kwargs": "template",
 }
 #: Not hashed where it holds nothing.
@@ -107,7 +108,9 @@ class Request:
         kind: str | None = None,
     ) -> None:
         """Describe a call. Every call makes one, and a frozen class's own way takes far longer."""
-        self.__dict__.update(endpoint=endpoint, binding=binding, path=path, body=body, kind=kind)
+        members = self.__dict__
+        members["endpoint"], members["binding"], members["path"] = endpoint, binding, path
+        members["body"], members["kind"] = body, kind
 
     @once
     def seed(self) -> int | None:
@@ -151,13 +154,13 @@ class Request:
         """
         begun, after = self._begun
         hashed = begun.copy()
-        hashed.update(_encoded_seed(seed) + after)
-        return f"{KEY_VERSION}:{hashed.hexdigest()}"
+        hashed.update((b"null" if seed is None else b"%d" % seed) + after)
+        return _KEY_BEGINS + hashed.hexdigest()
 
     @property
     def asked_key(self) -> str:
         """The key with the caller's seed: what a recording is found by, within its scope."""
-        return self.key(seed=self.seed)
+        return self.key(seed=self.seed if "seed" in self.body else None)
 
     def identity(self, *, seed: int | None) -> bytes:
         """The canonical JSON that is hashed."""
@@ -175,17 +178,21 @@ class Request:
 
     def _encode(self) -> tuple[bytes, bytes]:
         """What comes before the seed, and what comes after it."""
-        binding, endpoint = self.binding, self.endpoint
-        if endpoint == "opaque":
-            given_bytes = encode_canonical(self._opaque_input())
-            return self._framed(b"{}", given_bytes, b"{}", b"null", b"{}")
+        frame = self.binding.frame(self.endpoint)
+        if self.endpoint == "opaque":
+            asked = encode_canonical(self._opaque_input())
+            before = b'{"capture":{}%b%b%b{},"seed":'
+            return before % (frame.before_input, asked, frame.before_sampling), frame.after_seed
         capture: dict[str, object] = {}
         given: dict[str, object] = {}
         sampled: dict[str, object] = {}
         unknown: dict[str, object] = {}
+        template_kwargs: object = None
         finite = True
         for name, value in self.body.items():
             part = _PART.get(name, "unknown")
+            if part is None:
+                continue
             if part == "input":
                 if name == "messages" and _are_plain(value):
                     given[name] = value
@@ -199,36 +206,23 @@ class Request:
             elif part == "capture":
                 if value is not None and value is not False:
                     capture[name] = value
-            elif part == "ordered" and (value or value not in _ABSENT):
-                given[name] = in_order(value)
-        grammar = binding.defaults.get(endpoint, {}).get("grammar")
-        if grammar and "grammar" not in given and "json_schema" not in given:
-            given["grammar"] = grammar
-        is_chat = endpoint == "chat"
-        return self._framed(
+            elif part == "ordered":
+                if value or value not in _ABSENT:
+                    given[name] = in_order(value)
+            elif part == "template":
+                template_kwargs = value
+        if frame.grammar is not None and "grammar" not in given and "json_schema" not in given:
+            given["grammar"] = frame.grammar
+        before = b'{"capture":%b%b%b%b%b,"seed":' % (
             encode_canonical(capture) if capture else b"{}",
+            frame.before_input,
             encode_canonical(given, finite=finite),
-            binding.encoded_sampling(endpoint, sampled),
-            binding.encoded_template(self.body.get("chat_template_kwargs")) if is_chat else b"null",
-            encode_canonical(unknown) if unknown else b"{}",
+            frame.before_sampling,
+            frame.sampling(sampled),
         )
-
-    def _framed(
-        self,
-        capture: bytes,
-        given: bytes,
-        sampled: bytes,
-        template: bytes,
-        unknown: bytes,
-    ) -> tuple[bytes, bytes]:
-        before = b'{"capture":%b,"endpoint":"%b","input":%b,"model":%b,"sampling":%b,"seed":' % (
-            capture,
-            self.endpoint.encode(),
-            given,
-            self.binding.encoded_identity,
-            sampled,
-        )
-        return before, b',"template":%b,"unknown":%b}' % (template, unknown)
+        if template_kwargs is None and not unknown:
+            return before, frame.after_seed
+        return before, frame.after(template_kwargs, encode_canonical(unknown))
 
     def _opaque_input(self) -> dict[str, object]:
         method, _, target = self.path.partition(" ")

@@ -37,7 +37,7 @@ TEXT: Final = "QI"
 CALL: Final = "QIII32s32s4idHH??"
 
 #: Version of the format, and the byte order it is read with.
-_MAGIC: Final = struct.pack("=8sI", b"srindex2", 0x01020304)
+_MAGIC: Final = struct.pack("=8sI", b"srindex3", 0x01020304)
 _HEAD: Final = struct.Struct("=5Q32s5QI")
 #: A file that was written this recently may be written again without another time.
 _RACY_NS: Final = 2_000_000_000

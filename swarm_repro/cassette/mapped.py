@@ -167,9 +167,9 @@ class _Mapped:
                 pass
             return len(self._index.calls)
 
-    def number_of(self, call_id: object) -> int | None:
+    def number_of(self, call_id: CallId) -> int | None:
         """The place of a call among those of the file, from 0; None where it has none."""
-        digest = call_digest(*cast("CallId", call_id))
+        digest = call_digest(*call_id)
         if self._scan is None:
             return self._index.calls.find(digest)
         with self._lock:
@@ -177,34 +177,49 @@ class _Mapped:
                 pass
             return number
 
-    def call(self, number: int, call_id: CallId | None = None) -> CallRecord:
-        """The record of a call.
+    def find(self, call_id: CallId) -> CallRecord | None:
+        """The record of a call; None where it has none.
 
-        Args:
-            number: Its place.
-            call_id: Its id, where that is known.
+        Raises:
+            CassetteDamagedError: It is not what was written.
+        """
+        digest = call_digest(*call_id)
+        if self._scan is None:
+            found = self._index.calls.get(digest)
+        else:
+            with self._lock:
+                while (found := self._index.calls.get(digest)) is None and self._read_on():
+                    pass
+        if found is None:
+            return None
+        if not found[3]:
+            return self.parsed(found[1], found[2], call_id)
+        call = object.__new__(_QuickCall)
+        known = call.__dict__
+        known["_id"], known["_content"], known["_mapped"] = call_id, found, self
+        return call
+
+    def call(self, number: int) -> CallRecord:
+        """The record of a call by its place.
 
         Raises:
             CassetteDamagedError: There are not as many, or it is not what was written.
         """
-        if self._scan is None and call_id is not None:
-            content = self._index.calls.content(number)
-        else:
-            content = self._content_of(number)
-        if call_id is None or not content[2]:
-            return self.parsed(content[0], content[1], call_id)
-        return _QuickCall.of(call_id, content, self)
-
-    def _content_of(self, number: int) -> tuple[Any, ...]:
         with self._lock:
             while number >= len(self._index.calls) and self._read_on():
                 pass
             if number >= len(self._index.calls):
                 raise self._damaged(f"a run has call {number}, which is not in the file")
-            return self._index.calls.content(number)
+            offset, length, *_ = self._index.calls.content(number)
+        return self.parsed(offset, length, None)
 
     def parsed(self, offset: int, length: int, call_id: CallId | None) -> CallRecord:
-        """The call of a line, all of it read; ``call_id`` as for ``call``.
+        """The call of a line, all of it read.
+
+        Args:
+            offset: Of the line.
+            length: Of the line.
+            call_id: What the call is found by, where that is known.
 
         Raises:
             CassetteDamagedError: It is not what was written.
@@ -231,9 +246,10 @@ class _Mapped:
             raise self._damaged("the response's bytes do not have the recorded SHA-256")
         return body
 
-    def type_of(self, number: int) -> str:
-        """A content type."""
-        return self._index.types[number]
+    @property
+    def types(self) -> list[str]:
+        """Content types of answers, by number."""
+        return self._index.types
 
     def place_of_text(self, digest: object) -> tuple[int, int] | None:
         """Where a text is; None where it is not in the file."""
@@ -294,25 +310,15 @@ class _QuickCall(CallRecord):
 
     _mapped: _Mapped
     _id: CallId
-    #: As ``index_file.CALL`` says.
+    #: Its digest, and as ``index_file.CALL`` says.
     _content: tuple[Any, ...]
 
     def __new__(cls, **fields: Any) -> CallRecord:  # type: ignore[misc]
         """A changed copy is a record like any other."""
         return CallRecord(**fields)
 
-    @classmethod
-    def of(cls, call_id: CallId, content: tuple[Any, ...], mapped: _Mapped) -> _QuickCall:
-        """The call that the index has this of."""
-        call = object.__new__(cls)
-        call.__dict__.update(
-            shared=content[-2],
-            from_cache=content[-1],
-            _id=call_id,
-            _content=content,
-            _mapped=mapped,
-        )
-        return call
+    shared = property(lambda self: self._content[-2])
+    from_cache = property(lambda self: self._content[-1])
 
     @property
     def id(self) -> CallId:
@@ -326,9 +332,9 @@ class _QuickCall(CallRecord):
         if name in _OF_ID:
             self.__dict__.update(zip(_OF_ID, self._id, strict=True))
         elif name == "sent":
-            self.__dict__["sent"] = f"{KEY_VERSION}:{self._content[5].hex()}"
+            self.__dict__["sent"] = f"{KEY_VERSION}:{self._content[6].hex()}"
         elif name == "tokens":
-            counts = [None if count < 0 else count for count in self._content[6:10]]
+            counts = [None if count < 0 else count for count in self._content[7:11]]
             self.__dict__["tokens"] = dict(zip(COUNTED, counts, strict=True))
         else:
             self.__dict__.update(vars(self._whole()))
@@ -341,18 +347,18 @@ class _QuickCall(CallRecord):
     __hash__ = CallRecord.__hash__
 
     def _whole(self) -> CallRecord:
-        return self._mapped.parsed(self._content[0], self._content[1], self.id)
-
-    @property
-    def completion(self) -> Completion:
-        """Not kept: a long replay would hold every answer it has given."""
-        return self.decode_completion()
+        return self._mapped.parsed(self._content[1], self._content[2], self._id)
 
     def decode_completion(self) -> Completion:
         """As of any call."""
-        offset, _, start, size, digest, *_, duration_s, status, kind, _, _ = self._content
+        _, offset, _, start, size, digest, _, _, _, _, _, duration_s, status, kind, _, _ = (
+            self._content
+        )
         body = self._mapped.answer(offset + start, size, digest)
-        return Completion(status, self._mapped.type_of(kind), body, duration_s)
+        return Completion(status, self._mapped.types[kind], body, duration_s)
+
+    #: Not kept: a long replay would hold every answer it has given.
+    completion = property(decode_completion)
 
 
 class MappedCalls(Mapping[CallId, CallRecord]):
@@ -362,18 +368,18 @@ class MappedCalls(Mapping[CallId, CallRecord]):
         self._mapped = mapped
 
     def __getitem__(self, call_id: CallId) -> CallRecord:
-        number = self._mapped.number_of(call_id)
-        if number is None:
+        found = self._mapped.find(call_id)
+        if found is None:
             raise KeyError(call_id)
-        return self._mapped.call(number, call_id)
+        return found
 
     def get(self, call_id: CallId, default: Any = None) -> Any:
         """The call of an id, or else the default."""
-        number = self._mapped.number_of(call_id)
-        return default if number is None else self._mapped.call(number, call_id)
+        found = self._mapped.find(call_id)
+        return default if found is None else found
 
     def __contains__(self, call_id: object) -> bool:
-        return self._mapped.number_of(call_id) is not None
+        return self._mapped.number_of(cast("CallId", call_id)) is not None
 
     def __len__(self) -> int:
         return self._mapped.count()
@@ -406,7 +412,7 @@ class NumberedCalls(Set[CallId]):
         self._spans = list(spans)
 
     def __contains__(self, call_id: object) -> bool:
-        number = self._mapped.number_of(call_id)
+        number = self._mapped.number_of(cast("CallId", call_id))
         return number is not None and any(number in span for span in self._spans)
 
     def __len__(self) -> int:
@@ -423,7 +429,7 @@ class NumberedCalls(Set[CallId]):
         return (self._mapped.call(number) for span in self._spans for number in span)
 
     def __sub__(self, other: Iterable[object]) -> NumberedCalls:
-        places = map(self._mapped.number_of, other)
+        places = map(self._mapped.number_of, cast("Iterable[CallId]", other))
         taken = sorted(number for number in places if number is not None)
         spans: list[range] = []
         for span in self._spans:

@@ -5,6 +5,7 @@ Source: docs/reference/cassette.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from swarm_repro.request import KEY_VERSION, Endpoint, Request
 FORMAT = 2
 #: What is read. In format 2 a call leaves out what most calls have alike.
 FORMATS = (1, 2)
+_KEY = re.compile(rf"{KEY_VERSION}:[0-9a-f]{{64}}")
 
 SeedPolicy = Literal["event", "content", "as-is"]
 SEED_POLICIES: tuple[SeedPolicy, ...] = ("event", "content", "as-is")
@@ -254,6 +256,7 @@ class CallRecord:
         objects: tuple[object, ...] = (self.stored_body, self.stored_response)
         known: tuple[object, ...] = (self.kind, self.prompt_sha256)
         duration: object = self.duration_s
+        keys = (self.asked, self.sent)
         if not (
             all(isinstance(member, str) for member in texts)
             and all(type(member) is int and member >= 0 for member in numbers)
@@ -263,6 +266,7 @@ class CallRecord:
             and isinstance(duration, (int, float))
             and isinstance(self.masked, dict)
             and all(isinstance(kinds, list) for kinds in self.masked.values())
+            and all(_KEY.fullmatch(key) for key in keys)
         ):
             raise LineError("the call has a member of the wrong type")
 

@@ -13,6 +13,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, cast
@@ -52,6 +53,7 @@ _CALL_ENDS: Final = re.compile(
     rb'(,"shared":true)?(,"from_cache":true)?(?:,"masked":\{[^{}]*\})?,"crc32":"[0-9a-f]{8}"\}\n'
     % (_COUNT, _COUNT, _COUNT, _COUNT)
 )
+_KEY_DIGITS: Final = slice(len(KEY_VERSION) + 1, len(KEY_VERSION) + 1 + DIGEST_BYTES * 2)
 _ANSWER: Final = b',"response":{'
 _ANSWER_BEGINS: Final = re.compile(
     re.escape(_ANSWER) + rb'(?:"status":(\d{3}),"type":(%b),)?"json":' % _STRING
@@ -221,6 +223,15 @@ def _is_whole(line: bytes) -> bool:
 
 
 def call_digest(scope: str, asked: str, n: int) -> bytes:
-    """What a call is found by in an index."""
-    known = f"{len(scope)} {scope} {asked} {n}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(known, digest_size=DIGEST_BYTES).digest()
+    """What a call is found by in an index.
+
+    The asked key is a digest already: half of it, with the scope's digest and the repeat mixed in.
+    """
+    number = int(asked[_KEY_DIGITS], 16) ^ _scope_number(scope) ^ n
+    return number.to_bytes(DIGEST_BYTES, "little")
+
+
+@lru_cache(maxsize=4096)
+def _scope_number(scope: str) -> int:
+    known = scope.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(known, digest_size=DIGEST_BYTES).digest(), "little")

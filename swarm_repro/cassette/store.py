@@ -263,7 +263,7 @@ class CassetteStore:
 
     def find(self, call_id: CallId) -> CallRecord | None:
         """A recorded call, or None."""
-        found = self._calls.get(call_id)
+        found = self._calls.get(call_id) if self._calls else None
         return self._base_calls.get(call_id) if found is None else found
 
     def may_replace(self, call_id: CallId) -> bool:

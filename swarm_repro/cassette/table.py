@@ -34,7 +34,8 @@ class Table:
             slots: Likewise, as ``slot_bytes`` gave them.
         """
         self._content = struct.Struct(f"={content}")
-        self._size = DIGEST_BYTES + self._content.size
+        self._entry = struct.Struct(f"={DIGEST_BYTES}s{content}")
+        self._size = self._entry.size
         self._entries = bytearray() if entries is None else entries
         self._count = len(self._entries) // self._size
         self._set_slots(bytearray(_FEWEST_SLOTS * _SLOT_BYTES) if slots is None else slots)
@@ -55,11 +56,22 @@ class Table:
     def find(self, digest: bytes) -> int | None:
         """The number of a digest's entry, from 0; None where it has none."""
         slots, entries, mask, size = self._slots, self._entries, self._mask, self._size
-        slot = int.from_bytes(digest[:8], "little") & mask
+        slot = int.from_bytes(digest, "little") & mask
         while number := slots[slot]:
             start = (number - 1) * size
-            if bytes(entries[start : start + DIGEST_BYTES]) == digest:
+            if entries[start : start + DIGEST_BYTES] == digest:
                 return number - 1
+            slot = (slot + 1) & mask
+        return None
+
+    def get(self, digest: bytes) -> tuple[Any, ...] | None:
+        """A digest and what belongs to it, in one look; None where it has no entry."""
+        slots, entries, mask, entry = self._slots, self._entries, self._mask, self._entry
+        slot = int.from_bytes(digest, "little") & mask
+        while number := slots[slot]:
+            found = entry.unpack_from(entries, (number - 1) * self._size)
+            if found[0] == digest:
+                return found
             slot = (slot + 1) & mask
         return None
 
@@ -97,7 +109,7 @@ class Table:
 
     def _link(self, digest: bytes, number: int) -> None:
         slots, mask = self._slots, self._mask
-        slot = int.from_bytes(digest[:8], "little") & mask
+        slot = int.from_bytes(digest, "little") & mask
         while slots[slot]:
             slot = (slot + 1) & mask
         slots[slot] = number

@@ -184,7 +184,7 @@ def newer(data: bytes) -> bytes:
     from swarm_repro.cassette.lines import decode_line, encode_line
 
     first, end, rest = data.partition(b"\n")
-    return encode_line({**decode_line(first + end), "format": 2}) + rest
+    return encode_line({**decode_line(first + end), "format": 3}) + rest
 
 
 @pytest.mark.parametrize(
