@@ -277,10 +277,12 @@ class PartFile:
     def close(self) -> None:
         """Let go of the file; it stays where it is."""
         _held.discard(self)
-        self._close_turns()
+        # Before its turn ends: who is next must not find it held by one who has left already, or
+        # both would leave the cassette to the other.
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+        self._close_turns()
 
     def _close_turns(self) -> None:
         if self._turns is not None:

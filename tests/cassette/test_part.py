@@ -416,3 +416,16 @@ def test_a_file_is_held_until_it_is_closed(path: Path) -> None:
         PartFile(part_path(path), shared=False)
     held.close()
     PartFile(part_path(path), shared=False).close()
+
+
+def test_who_ends_lets_go_of_the_file_before_the_next_has_its_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PartFile(part_path(path), shared=True)
+    closed: list[int] = []
+    close = os.close
+    monkeypatch.setattr(os, "close", lambda one: (closed.append(one), close(one))[1])
+    with file.turn():
+        held, turns = file.descriptor, file._turns
+        file.close()
+    assert closed == [held, turns]
