@@ -165,7 +165,7 @@ def survey(
     store = open_recording(plan)
     with tempfile.TemporaryDirectory(prefix="swarm-repro-survey-") as folder:
         plan = replace(plan, out=Path(folder))
-        hooks = SwarmHooks(event_log=plan.out / artifacts.EVENTS)
+        hooks = SwarmHooks(event_log=plan.out / artifacts.EVENTS, served=plan.served)
         run = recorded_run(plan, store)
         expected = [call for call in store.calls().values() if run is None or call.id in run.calls]
         seed = next((known.seed for known in ([run] if run else store.runs())), None)

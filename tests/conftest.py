@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,9 @@ from hypothesis import settings
 from swarm_repro.serving.llama_server import running_server
 from swarm_repro.serving.pull import pull
 from swarm_repro.serving.state import StartedServer
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 # Time on a shared machine says nothing about correctness.
 settings.register_profile("default", deadline=None)
@@ -45,6 +49,15 @@ def llama_server(model_path: Path) -> Iterator[StartedServer]:
     """A real llama-server in strict mode on a free loopback port."""
     with running_server(model_path, n_ctx=4096, threads=threads()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One headless Chromium for all tests."""
+    from tests.support.browser import running_browser
+
+    with running_browser(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
 
 
 def threads() -> int:

@@ -48,7 +48,16 @@ LAYERS: list[list[set[str]]] = [
     [{"answers", "bindings", "ledger", "places", "inflight", "miss", "session"}],
     [{"intercept"}, {"opening"}],
     [{"simulation"}, {"compare"}, {"use"}, {"endpoint"}],
-    [{"program"}, {"audit"}, {"survey"}, {"reporting"}, {"export"}, {"project"}, {"bundle"}],
+    [
+        {"program"},
+        {"audit"},
+        {"survey"},
+        {"reporting"},
+        {"export"},
+        {"project"},
+        {"bundle"},
+        {"study"},
+    ],
     [{"cli", "__main__"}, {"pytest_plugin"}],
 ]
 #: Beside the layers: the root holds the version and the public names, which it loads lazily.

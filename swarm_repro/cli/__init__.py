@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": "Replay the packaged demo in a temporary folder: no model, no network.",
     "init": "Put a scenario, git attributes and a CI workflow into the current project.",
     "run": "Run unmodified SWARM on a scenario: record, replay or verify its model calls.",
+    "study": "Run scenarios times seeds times settings; compare them seed by seed.",
     "diff": "Say where two recordings part, why, and what merely followed.",
     "verify": "Ask a live backend every recorded call again, and compare.",
     "audit": "Measure which settings make a model on this machine deterministic.",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from swarm_repro.simulation.plan import Plan
+    from swarm_repro.study.worker import Report
 
 
 class RunProgress:
@@ -144,3 +145,66 @@ class Bar:
             return None
         task = display.add_task(name, total=None)
         return lambda done, total: display.update(task, completed=done, total=total)
+
+
+class StudyProgress:
+    """Runs of a study, and an estimate of the time left."""
+
+    def __init__(self, name: str) -> None:
+        """Prepare the display of a study.
+
+        Args:
+            name: What it is called.
+        """
+        self._name = name
+        self._display: Progress | None = None
+        self._task: TaskID | None = None
+        self._failed = 0
+
+    def __enter__(self) -> StudyProgress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._display = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("runs{task.fields[shown]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._display.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+    def on_begin(self, total: int, before: int) -> None:
+        """Show how many runs there are, and how many were finished before."""
+        if self._display is not None:
+            self._task = self._display.add_task(self._name, total=total, completed=before, shown="")
+
+    def on_report(self, report: Report) -> None:
+        """Show that a run has ended."""
+        if self._display is None or self._task is None:
+            return
+        self._failed += report.exit_code != 0
+        shown = f", {self._failed} failed" if self._failed else ""
+        self._display.update(self._task, advance=1, shown=shown)

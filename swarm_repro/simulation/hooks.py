@@ -17,6 +17,7 @@ from swarm_repro.caller import calling_for, scope
 from swarm_repro.cassette.records import At
 from swarm_repro.errors import ScenarioError
 from swarm_repro.session import Session
+from swarm_repro.simulation.plan import Served
 from swarm_repro.simulation.scenario import caller_seed
 
 _STAGES = {"_stage_collect": "collect", "_stage_rank": "rank", "_stage_synthesize": "synthesize"}
@@ -32,13 +33,15 @@ _CHECKED = ("_execute_action", "_complete_interaction")
 class SwarmHooks:
     """What the hooks saw: the orchestrator of the run."""
 
-    def __init__(self, event_log: Path) -> None:
+    def __init__(self, event_log: Path, *, served: Served) -> None:
         """Make hooks that are not installed yet.
 
         Args:
             event_log: Where this run's event log goes.
+            served: Where calls go, where that is not what the scenario says.
         """
         self.event_log = event_log
+        self.served = served
         self.orchestrator: Any = None
 
     def position(self) -> At | None:
@@ -74,7 +77,7 @@ class SwarmHooks:
         try:
             wrap(loader, "load_scenario", self._with_event_log)
             wrap(loader, "build_orchestrator", lambda f: self._noting(f, session))
-            wrap(loader, "parse_llm_config", _with_seed)
+            wrap(loader, "parse_llm_config", self._configuring)
             wrap(agent, "_call_llm_async", _in_scope)
             for name, kind in _KINDS.items():
                 wrap(agent, name, _for(kind, asynchronous=name.endswith("_async")))
@@ -94,6 +97,23 @@ class SwarmHooks:
             return scenario
 
         return load_scenario
+
+    def _configuring(self, parse: Callable[[Mapping[str, object]], Any]) -> Callable[..., Any]:
+        def parse_llm_config(data: Mapping[str, object]) -> Any:
+            config = parse(self._as_served(data))
+            # SWARM drops ``llm.seed`` without a word: carry it on the configuration it builds.
+            config.caller_seed = caller_seed(data, "llm")
+            return config
+
+        return parse_llm_config
+
+    def _as_served(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        served = self.served
+        if not data.get("model_path"):
+            return data if served.base_url is None else {**data, "base_url": served.base_url}
+        here = {} if served.model_path is None else {"model_path": str(served.model_path)}
+        threads = {} if served.threads is None else {"n_threads": served.threads}
+        return {**data, **here, **threads}
 
     def _noting(self, build: Callable[[Any], Any], session: Session) -> Callable[[Any], Any]:
         def build_orchestrator(scenario: Any) -> Any:
@@ -115,17 +135,6 @@ def _unless_tripped(method: Callable[..., Any], session: Session) -> Callable[..
         return method(*args, **kwargs)
 
     return checked
-
-
-def _with_seed(parse: Callable[[Mapping[str, object]], Any]) -> Callable[..., Any]:
-    """SWARM drops ``llm.seed`` without a word: carry it on the configuration it builds."""
-
-    def parse_llm_config(data: Mapping[str, object]) -> Any:
-        config = parse(data)
-        config.caller_seed = caller_seed(data, "llm")
-        return config
-
-    return parse_llm_config
 
 
 def _in_scope(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,22 @@ from swarm_repro.simulation.scenario import Scenario, load_scenario
 
 
 @dataclass(frozen=True)
+class Served:
+    """Where calls go, instead of where the scenario says; nothing of it is in a key or a prompt.
+
+    Attributes:
+        base_url: The server of agents that call one; None as written.
+        model_path: The file of agents that have their model in process, of the same name as the
+            one that is written; None as written.
+        threads: Threads of a model in process; None as written.
+    """
+
+    base_url: str | None = None
+    model_path: Path | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """What the user asked for.
 
@@ -30,6 +46,7 @@ class RunOptions:
         fresh: Add to it, and take none.
         update_artifacts: Accept artifacts that differ from the recorded ones.
         check_model: A GGUF file that must be one the cassette was recorded with.
+        served: Where calls go, where that is not what the scenario says.
     """
 
     scenario: Path
@@ -44,6 +61,7 @@ class RunOptions:
     fresh: bool = False
     update_artifacts: bool = False
     check_model: Path | None = None
+    served: Served = Served()
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class Plan:
         steps: Steps per epoch.
         cassette: The cassette, which need not exist when it is recorded.
         out: Folder for artifacts.
+        served: Where calls go, where that is not what the scenario says.
     """
 
     scenario: Scenario
@@ -67,6 +86,7 @@ class Plan:
     steps: int
     cassette: Path
     out: Path
+    served: Served = Served()
 
     @property
     def header(self) -> Header:
@@ -121,6 +141,7 @@ def make_plan(options: RunOptions) -> Plan:
         steps=options.steps or scenario.steps,
         cassette=cassette,
         out=options.out or _fresh_folder(scenario.id, seed),
+        served=options.served,
     )
 
 

@@ -69,11 +69,11 @@ def run_scenario(
     """
     plan = plan or make_plan(options)
     if plan.mode.calls_model:
-        require_backends(plan.scenario, on_wait)
+        require_backends(plan.scenario, on_wait, served=plan.served)
     store = _open_store(plan, discard=options.discard)
     if options.check_model is not None:
         _check_model(options.check_model, plan, store)
-    hooks = SwarmHooks(event_log=plan.out.resolve() / artifacts.EVENTS)
+    hooks = SwarmHooks(event_log=plan.out.resolve() / artifacts.EVENTS, served=plan.served)
     recorded = recorded_run(plan, store)
     session = Session(
         mode=plan.mode,

@@ -21,7 +21,7 @@ from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop
 from swarm_repro.simulation.hooks import SwarmHooks
-from swarm_repro.simulation.plan import Plan
+from swarm_repro.simulation.plan import Plan, Served
 from swarm_repro.simulation.scenario import Scenario
 from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
@@ -29,12 +29,15 @@ from swarm_repro.weights import require_gguf
 _PACKAGE = "swarm"
 
 
-def require_backends(scenario: Scenario, on_wait: Callable[[float], None] | None) -> None:
+def require_backends(
+    scenario: Scenario, on_wait: Callable[[float], None] | None, *, served: Served
+) -> None:
     """Look for what will be called before anything is."""
     for block in scenario.llms:
         if block.model_path is not None:
-            require_gguf(Path(block.model_path))
-    for url in dict.fromkeys(block.base_url for block in scenario.llms if block.base_url):
+            require_gguf(served.model_path or Path(block.model_path))
+    written = [block.base_url for block in scenario.llms if block.base_url]
+    for url in dict.fromkeys(served.base_url or url for url in written):
         require_llama_server(url, on_wait=on_wait)
 
 

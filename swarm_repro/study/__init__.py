@@ -1,0 +1,1 @@
+"""Studies: scenarios times seeds times settings, recorded anywhere and replayed to one table."""

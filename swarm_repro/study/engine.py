@@ -1,0 +1,214 @@
+"""Where a study's runs are made: processes of this machine, or a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from typing import Any, NoReturn, Protocol, cast
+
+from swarm_repro.errors import BackendUnreachableError, UsageError
+from swarm_repro.study.canary import Canary, sing
+from swarm_repro.study.child import perform_in_child, sing_in_child
+from swarm_repro.study.worker import Report, Task, end_own, perform
+
+#: Seconds that a scheduler has to answer.
+_SCHEDULER_LIMIT = "10s"
+
+
+class Engine(Protocol):
+    """Makes runs.
+
+    Attributes:
+        workers: How many runs it makes at once, as far as is known.
+    """
+
+    workers: int
+
+    def submit(self, task: Task) -> Future[Report]:
+        """Let a worker make a run."""
+
+    def renew(self) -> None:
+        """Go on after workers were lost."""
+
+    def canaries(self, task: Task) -> list[Canary]:
+        """Ask every worker the canary's question, before anything is spent.
+
+        Raises:
+            UsageError: A worker cannot be asked.
+        """
+
+    def close(self, *, abandon: bool) -> None:
+        """End; ``abandon`` gives up what is being done."""
+
+
+class LocalEngine:
+    """Processes of this machine, from the standard library's pool."""
+
+    def __init__(self, workers: int) -> None:
+        """Make no process yet.
+
+        Args:
+            workers: How many.
+        """
+        self.workers = workers
+        self._pool = self._fresh()
+
+    def _fresh(self) -> ProcessPoolExecutor:
+        # Not forked: a child would have this process's threads and open files.
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_begin_process)
+
+    def submit(self, task: Task) -> Future[Report]:
+        """See ``Engine``."""
+        return self._pool.submit(perform, task)
+
+    def renew(self) -> None:
+        """See ``Engine``."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._fresh()
+
+    def canaries(self, task: Task) -> list[Canary]:
+        """See ``Engine``; its processes are alike, so that one is asked."""
+        return [self._pool.submit(sing, task).result()]
+
+    def close(self, *, abandon: bool) -> None:
+        """See ``Engine``."""
+        if abandon:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_process() -> None:
+    """A process of the pool ends with its model when it is told to, or when the study is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's: the study itself decides
+    signal.signal(signal.SIGTERM, lambda *_: _end_process())
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _end_process()
+
+
+def _end_process() -> NoReturn:
+    # What is under way stays as a crash would leave it, which the next run goes on from.
+    end_own()
+    os._exit(1)
+
+
+class DaskEngine:
+    """A Dask cluster: one that is there, or one of this machine."""
+
+    def __init__(self, scheduler: str | None, workers: int) -> None:
+        """Connect, or make a cluster of processes.
+
+        Args:
+            scheduler: Its address; None makes a cluster.
+            workers: How many processes to make.
+
+        Raises:
+            UsageError: Dask is not installed.
+            BackendUnreachableError: No scheduler answers, or it has no workers.
+        """
+        try:
+            distributed = importlib.import_module("distributed")
+        except ImportError as error:
+            raise UsageError(
+                f"Dask is not installed ({error}); run: pip install 'swarm-repro[dask]'"
+            ) from error
+        with contextlib.ExitStack() as stack:
+            if scheduler is None:
+                cluster = stack.enter_context(
+                    distributed.LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address=None,
+                        host="127.0.0.1",
+                    )
+                )
+                self._client: Any = stack.enter_context(distributed.Client(cluster))
+                self._client.wait_for_workers(workers)
+            else:
+                self._client = stack.enter_context(_connected(distributed, scheduler))
+            if not self._addresses():
+                raise BackendUnreachableError(
+                    f"the scheduler {scheduler} has no workers: start one with: dask worker "
+                    f"{scheduler} --nthreads 1"
+                )
+            self._stack = stack.pop_all()
+        self.workers = len(self._addresses())
+        self._executor: Executor = self._client.get_executor(pure=False)
+
+    def _addresses(self) -> list[str]:
+        return sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def submit(self, task: Task) -> Future[Report]:
+        """See ``Engine``; what a lost worker was doing, Dask gives to another."""
+        return self._executor.submit(perform_in_child, task)
+
+    def renew(self) -> None:
+        """See ``Engine``."""
+
+    def canaries(self, task: Task) -> list[Canary]:
+        """See ``Engine``."""
+        asked = [
+            self._client.submit(sing_in_child, task, workers=[address], pure=False)
+            for address in self._addresses()
+        ]
+        try:
+            return [cast("Canary", future.result()) for future in asked]
+        except Exception as error:  # whatever a worker without this package raises
+            raise UsageError(
+                f"a worker cannot take part ({type(error).__name__}: {error}): install the same "
+                "swarm-repro and distributed on all workers as here"
+            ) from error
+
+    def close(self, *, abandon: bool) -> None:
+        """See ``Engine``."""
+        if abandon:
+            self._client.cancel(list(self._client.futures.values()), force=True)
+        self._executor.shutdown(wait=not abandon)
+        self._stack.close()
+
+
+def _connected(distributed: Any, scheduler: str) -> Any:
+    try:
+        return distributed.Client(scheduler, timeout=_SCHEDULER_LIMIT)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise BackendUnreachableError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+        ) from error
+
+
+@contextlib.contextmanager
+def open_engine(name: str, *, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    """An engine for the length of a block; what it is doing is given up where the block raises.
+
+    Args:
+        name: ``local`` or ``dask``.
+        workers: How many processes; None: half of the cores.
+        scheduler: Address of a Dask scheduler.
+
+    Raises:
+        UsageError: Dask is not installed.
+        BackendUnreachableError: No scheduler answers.
+    """
+    count = workers or max(1, (os.cpu_count() or 2) // 2)
+    is_local = name == "local" and scheduler is None
+    engine: Engine = LocalEngine(count) if is_local else DaskEngine(scheduler, count)
+    try:
+        yield engine
+    except BaseException:
+        engine.close(abandon=True)
+        raise
+    engine.close(abandon=False)

@@ -1,0 +1,74 @@
+"""Studies for tests: of the stub server where something has to go wrong, else the committed one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.command import ROOT
+
+TAX = ROOT / "scenarios" / "tax.study.yaml"
+TABLES = ("runs.csv", "runs.parquet", "epochs.csv", "epochs.parquet")
+
+
+def write_study(folder: Path, **members: object) -> Path:
+    """A study file of one scripted and two model agents, which a stub serves."""
+    path = folder / "study.yaml"
+    written = {"name": "small", "scenarios": ["scenario.yaml"], "seeds": [1, 2], **members}
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    return path
+
+
+def write_scenario(
+    folder: Path, base_url: str = "http://127.0.0.1:9/v1", **members: object
+) -> Path:
+    """A scenario with two model agents and a scripted one."""
+    block = {"provider": "llama_cpp", "model": "stub", "base_url": base_url, "temperature": 0.2}
+    document: Mapping[str, Any] = {
+        "scenario_id": "small",
+        "simulation": {"n_epochs": 2, "steps_per_epoch": 1, "seed": 1},
+        "agents": [{"type": "llm", "count": 2, "llm": block}, {"type": "honest"}],
+        "governance": {"transaction_tax_rate": 0.0},
+        **members,
+    }
+    path = folder / "scenario.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of ``swarm-repro study``."""
+    return [sys.executable, "-m", "swarm_repro", "study", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """As it is on the command line, before the command starts itself again."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+
+
+def study(
+    *arguments: object, cwd: Path, code: int = 0, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run ``swarm-repro study`` and see that it ends with a code."""
+    done = subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
+    return done
+
+
+def tables_of(folder: Path, names: Iterable[str] = TABLES) -> dict[str, bytes]:
+    """The bytes of a study's tables."""
+    return {name: (folder / name).read_bytes() for name in names}
