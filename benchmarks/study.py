@@ -84,11 +84,12 @@ def main() -> None:
             if tables_of(out, TABLES) != recorded:
                 raise SystemExit(f"{engine} gives other tables than the recording")
             simulated = report["cpu_s"]
+            took_s, more = time.perf_counter() - start, (total / simulated - 1) * 100
             early, late = peaks_mb(out)
             print(
                 f"{engine:<6} {len(report['finished'])} runs on {options.workers} workers: "
-                f"{simulated:.1f} s of CPU in runs, {total:.1f} s in all "
-                f"({(total / simulated - 1) * 100:.1f} % more), {time.perf_counter() - start:.0f} s; "
+                f"{simulated:.1f} s of CPU in runs, {total:.1f} s in all ({more:.1f} % more), "
+                f"{took_s:.0f} s; "
                 f"a worker had {early:.0f} MB, at the end {late:.0f} MB; tables identical"
             )
 

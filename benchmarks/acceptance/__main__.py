@@ -25,6 +25,7 @@ from benchmarks.acceptance.damage import SMALL, edits, flips, fuzz
 from benchmarks.acceptance.full_disk import full_disk
 from benchmarks.acceptance.kill import kill
 from benchmarks.acceptance.power_loss import power_loss
+from benchmarks.acceptance.stops import stops
 from benchmarks.acceptance.writers import writers
 from swarm_repro import __version__
 
@@ -37,6 +38,7 @@ TRIALS: dict[str, tuple[Callable[[int], dict[str, object]], int]] = {
     "flips": (flips, 8 * SMALL.stat().st_size),
     "edits": (edits, 100_000),
     "fuzz": (fuzz, 1_000_000),
+    "stops": (stops, 10),
 }
 
 

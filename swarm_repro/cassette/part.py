@@ -290,6 +290,25 @@ class PartFile:
             self._turns = None
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody is recording into a ``.part`` now.
+
+    Args:
+        path: The file, which may not exist.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # there is none, or none that can be recorded into
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _open_here(path: Path) -> int:
     """Open or create a file of ours; a link would lead to somebody else's.
 

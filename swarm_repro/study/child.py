@@ -125,8 +125,8 @@ def main() -> None:
 def _listen(asked: queue.Queue[bytes]) -> None:
     for line in sys.stdin.buffer:
         asked.put(line)
-    # The worker is gone: what is under way stays as a crash would leave it.
-    end_own()
+    # The worker is gone: what is under way stays as a crash would leave it, for another to go on.
+    end_own(limit_s=0.0)
     os._exit(0)
 
 

@@ -101,7 +101,7 @@ def _watch_parent() -> None:
 
 def _end_process() -> NoReturn:
     # What is under way stays as a crash would leave it, which the next run goes on from.
-    end_own()
+    end_own(limit_s=0.0)
     os._exit(1)
 
 

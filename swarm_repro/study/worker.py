@@ -20,7 +20,7 @@ from typing import Any
 
 from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.part import part_path
+from swarm_repro.cassette.part import is_held, part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError, UsageError
 from swarm_repro.mode import Mode
@@ -33,6 +33,8 @@ from swarm_repro.study.file import Run, Study, StudyBackend
 from swarm_repro.study.folder import ARTIFACTS, SERVERS, StudyFolder, write_whole
 from swarm_repro.study.models import find_model, under_name
 
+#: Seconds that the process of a lost worker may take to end.
+_LONGEST_END_S = 60.0
 #: SWARM prints to one standard output and has one set of modules.
 _one_at_a_time = threading.Lock()
 
@@ -88,6 +90,7 @@ def perform(task: Task) -> Report:
 def _perform(task: Task, folder: StudyFolder) -> Report:
     run, study = task.run, task.study
     cassette = study.cassette_of(run)
+    _wait_until_free(cassette)
     with folder.begun(run) as place:
         scenario = place / f"{run.scenario}.yaml"
         write_whole(scenario, run.document.encode())
@@ -124,6 +127,13 @@ def _perform(task: Task, folder: StudyFolder) -> Report:
             },
         )
         return Report(run.name, 0, (), cpu_s)
+
+
+def _wait_until_free(cassette: Path) -> None:
+    """Wait for a lost worker's process to be gone: its run is given to another one at once."""
+    until = time.monotonic() + _LONGEST_END_S
+    while is_held(part_path(cassette)) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _mode_for(cassette: Path, mode: Mode) -> Mode:
@@ -280,12 +290,16 @@ def at_end(function: Callable[[], None]) -> None:
     atexit.register(function)
 
 
-def end_own() -> None:
-    """End this worker's own server, if it has one."""
+def end_own(*, limit_s: float = 10.0) -> None:
+    """End this worker's own server, if it has one.
+
+    Args:
+        limit_s: Seconds it has to end by itself before it is killed.
+    """
     port, _own.port, _own.base_url = _own.port, None, None
     if port is not None:
         with contextlib.suppress(SwarmReproError):
-            stop(port=port)
+            stop(port=port, limit_s=limit_s)
 
 
 def end_servers(ports: Iterable[int]) -> None:

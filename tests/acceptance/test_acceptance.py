@@ -43,6 +43,12 @@ def test_processes_that_share_a_cassette_record_each_call_once() -> None:
     assert counted["looks at running recordings"] > 0
 
 
+def test_a_study_that_is_stopped_and_gone_on_with_gives_the_same_table() -> None:
+    counted = tried("stops")
+    assert (counted["studies"], counted["stops"]) == (3, 3)
+    assert counted["calls"] >= 3 * 16
+
+
 def test_every_flipped_bit_is_detected() -> None:
     counted = tried("flips")
     assert counted["detected"] == counted["damaged files"] >= 7000

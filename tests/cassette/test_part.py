@@ -18,7 +18,7 @@ import pytest
 
 from swarm_repro.caller import scope
 from swarm_repro.cassette import disk
-from swarm_repro.cassette.part import PartFile, part_path, read_part
+from swarm_repro.cassette.part import PartFile, is_held, part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.store import CassetteStore, open_for_recording
 from swarm_repro.errors import CassetteAccessError, ModelConflictError, UsageError
@@ -429,3 +429,12 @@ def test_who_ends_lets_go_of_the_file_before_the_next_has_its_turn(
         held, turns = file.descriptor, file._turns
         file.close()
     assert closed == [held, turns]
+
+
+def test_a_part_is_held_as_long_as_somebody_records_into_it(path: Path) -> None:
+    assert not is_held(part_path(path))
+    file = PartFile(part_path(path), shared=True)
+    assert is_held(part_path(path))
+    file.close()
+    assert not is_held(part_path(path))
+    assert part_path(path).exists()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -14,12 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from swarm_repro.cassette.reader import read_cassette
 from tests.study.making import (
-    TABLES,
     TAX,
     command,
     environment,
@@ -131,22 +126,6 @@ def test_a_replay_that_misses_fails_that_run_alone(small: Path) -> None:
     assert "3 runs finished, 1 failed" in done.stdout
 
 
-def recorded_calls(folder: Path) -> int:
-    """How many calls are in the cassettes of a study."""
-    return sum(len(read_cassette(path).calls) for path in (folder / "cassettes").rglob("*.jsonl"))
-
-
-def processes_of(parent: int) -> list[psutil.Process]:
-    """The workers of a study, without helpers of the standard library."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [
-            child
-            for child in psutil.Process(parent).children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-    return []
-
-
 def start(small: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command("run", small, "--record", "--workers", 2),
@@ -156,44 +135,6 @@ def start(small: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-@pytest.mark.parametrize("how", ["the study", "a worker", "an interrupt"])
-def test_stopped_at_random_moments_and_resumed_it_gives_the_same_table(
-    how: str, small: Path, stub: StubServer, tmp_path: Path
-) -> None:
-    stub.delay_s = 0.05
-    study("run", small, "--record", "--workers", 2, cwd=small.parent)
-    expected = tables_of(tmp_path / "studies" / "small", TABLES)
-    asked = len(stub.chats)
-    calls = recorded_calls(tmp_path)
-    shutil.rmtree(tmp_path / "cassettes")
-    shutil.rmtree(tmp_path / "studies")
-    moments = random.Random(how)  # noqa: S311 - no secrets
-    stub.chats.clear()
-    for _ in range(2):
-        with start(small) as running:
-            until = time.monotonic() + moments.uniform(0.5, 6)
-            while running.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
-            workers = processes_of(running.pid)
-            if how == "the study":
-                running.kill()
-            elif how == "an interrupt":
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.pid, signal.SIGINT)
-            elif workers:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    workers[0].kill()
-            running.wait(timeout=120)
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert alive == [], "workers end with their study"
-    study("run", small, "--record", "--workers", 2, cwd=small.parent)
-    assert tables_of(tmp_path / "studies" / "small", TABLES) == expected
-    assert recorded_calls(tmp_path) == calls
-    assert list((tmp_path / "cassettes").rglob("*.part")) == []
-    # What was on the disk was not asked again: at most what was under way when a stop came.
-    assert len(stub.chats) <= asked + 2 * 3
 
 
 def test_two_at_once_are_refused(small: Path, stub: StubServer) -> None:
