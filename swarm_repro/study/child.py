@@ -85,6 +85,7 @@ def task_to_json(task: Task) -> dict[str, object]:
     content = asdict(task)
     for part in (content["study"], content["run"]):
         part.update({name: str(value) for name, value in part.items() if isinstance(value, Path)})
+    content["study"]["runs"] = []
     return {**content, "mode": task.mode.value, "out": str(task.out)}
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai  # noqa: F401 - loaded once, not by every suite
+import openai  # loaded once, not by every suite
 import pytest
 
 from tests.support.stub_server import StubServer, running_stub
+
+# A suite that runs in this process takes the modules with it that it was the first to import. The
+# client's library imports its core with its first request, and would know the errors of a copy.
+_library = openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
+importlib.import_module(_library.replace("httpx", "httpcore"))
 
 INI = """\
 [pytest]
