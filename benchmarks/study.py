@@ -1,6 +1,7 @@
 """What a study costs beside its runs: CPU time of the engine, and memory of its workers.
 
-Records a study of small runs from a loopback stub, and replays it with each engine.
+Records a study of the plan's scenario (scenarios/llm_llama_cpp.yaml, some 90 calls a run) from a
+loopback stub, and replays it with each engine.
 
     python benchmarks/study.py [--runs 1000] [--workers 2]
 
@@ -27,7 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.study.making import TABLES, tables_of, write_scenario, write_study  # noqa: E402
+from benchmarks.replay import SCENARIO, reply  # noqa: E402
+from tests.study.making import TABLES, tables_of, write_study  # noqa: E402
 from tests.support.stub_server import running_stub  # noqa: E402
 
 
@@ -68,10 +70,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
-    with tempfile.TemporaryDirectory() as temporary, running_stub() as stub:
+    with tempfile.TemporaryDirectory() as temporary, running_stub(reply=reply) as stub:
         folder = Path(temporary)
-        write_scenario(folder, stub.base_url)
-        write_study(folder, seeds={"count": options.runs}, epochs=2, steps=2)
+        text = SCENARIO.read_text(encoding="utf-8")
+        plan = text.replace("http://localhost:8080/v1", stub.base_url)
+        (folder / "scenario.yaml").write_text(plan, encoding="utf-8")
+        write_study(folder, seeds={"count": options.runs})
         workers = ("--workers", str(options.workers))
         made(folder, "--record", *workers)
         recorded = tables_of(folder / "studies" / "small", TABLES)

@@ -48,7 +48,7 @@ def test_workers_that_are_alike_may_begin() -> None:
         (
             {"answers": {"tiny": ("b", {**ENVIRONMENT, "cpu": "EPYC"})}},
             NotComparableError,
-            "two answers a seeded question to tiny otherwise than one: their environments differ",
+            "otherwise than one: their environments differ in cpu; record on workers of one kind",
         ),
         (
             {"answers": {"tiny": ("b", ENVIRONMENT)}},
