@@ -1,13 +1,15 @@
 """What a study costs beside its runs: CPU time of the engine, and memory of its workers.
 
 Records a study of the plan's scenario (scenarios/llm_llama_cpp.yaml, some 90 calls a run) from a
-loopback stub, and replays it with each engine.
+loopback stub, and replays it with each engine. A recording takes far longer than a replay (a TLS
+context for each of SWARM's clients), so that a tenth of the runs is recorded, and each is replayed
+ten times as repeats of its seed.
 
     python benchmarks/study.py [--runs 1000] [--workers 2]
 
 Shown for each: CPU seconds of the simulations (measured in the workers around each run), of all
 processes together, what that is more, and the most memory that a worker had after a tenth of the
-runs and at the end. The tables must be the recording's, byte for byte.
+runs and at the end. Both engines' tables must be the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +34,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.replay import SCENARIO, reply  # noqa: E402
 from tests.study.making import TABLES, tables_of, write_study  # noqa: E402
 from tests.support.stub_server import running_stub  # noqa: E402
+
+
+REPEATS = 10
 
 
 def cpu_s() -> float:
@@ -75,18 +81,25 @@ def main() -> None:
         text = SCENARIO.read_text(encoding="utf-8")
         plan = text.replace("http://localhost:8080/v1", stub.base_url)
         (folder / "scenario.yaml").write_text(plan, encoding="utf-8")
-        write_study(folder, seeds={"count": options.runs})
+        seeds = {"count": max(1, options.runs // REPEATS)}
         workers = ("--workers", str(options.workers))
+        write_study(folder, seeds=seeds)
         made(folder, "--record", *workers)
-        recorded = tables_of(folder / "studies" / "small", TABLES)
+        cassettes = folder / "cassettes" / "small"
+        for cassette in list(cassettes.iterdir()):
+            for number in range(REPEATS):
+                shutil.copy(cassette, cassette.with_suffix(f".repeat{number}.jsonl"))
+        write_study(folder, seeds=seeds, repeats=REPEATS)
+        expected: dict[str, bytes] = {}
         for engine in ("local", "dask"):
             out = folder / engine
             start = time.perf_counter()
             report, total = made(
                 folder, "--replay", "--engine", engine, "--out", str(out), *workers
             )
-            if tables_of(out, TABLES) != recorded:
-                raise SystemExit(f"{engine} gives other tables than the recording")
+            tables = tables_of(out, TABLES)
+            if tables != (expected := expected or tables):
+                raise SystemExit(f"{engine} gives other tables")
             simulated = report["cpu_s"]
             took_s, more = time.perf_counter() - start, (total / simulated - 1) * 100
             early, late = peaks_mb(out)
