@@ -35,7 +35,6 @@ from benchmarks.replay import SCENARIO, reply  # noqa: E402
 from tests.study.making import TABLES, tables_of, write_study  # noqa: E402
 from tests.support.stub_server import running_stub  # noqa: E402
 
-
 REPEATS = 10
 
 
