@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import importlib.metadata
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NoReturn, Protocol, cast
 
@@ -19,6 +21,14 @@ from swarm_repro.study.worker import Report, Task, end_own, perform
 
 #: Seconds that a scheduler has to answer.
 _SCHEDULER_LIMIT = "10s"
+#: Seconds between two looks whether a worker that was asked is still there.
+_LOOK_S = 5
+#: What Dask does beside the work takes several percent of a core in each of its processes.
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.heartbeat-interval": "2s",
+}
 
 
 class Engine(Protocol):
@@ -121,12 +131,14 @@ class DaskEngine:
         """
         try:
             distributed = importlib.import_module("distributed")
+            dask = importlib.import_module("dask")
         except ImportError as error:
             raise UsageError(
                 f"Dask is not installed ({error}); run: pip install 'swarm-repro[dask]'"
             ) from error
         with contextlib.ExitStack() as stack:
             if scheduler is None:
+                stack.enter_context(dask.config.set(_QUIET))
                 cluster = stack.enter_context(
                     distributed.LocalCluster(
                         n_workers=workers,
@@ -161,17 +173,31 @@ class DaskEngine:
 
     def canaries(self, task: Task) -> list[Canary]:
         """See ``Engine``."""
-        asked = [
-            self._client.submit(sing_in_child, task, workers=[address], pure=False)
-            for address in self._addresses()
-        ]
-        try:
-            return [cast("Canary", future.result()) for future in asked]
-        except Exception as error:  # whatever a worker without this package raises
-            raise UsageError(
-                f"a worker cannot take part ({type(error).__name__}: {error}): install the same "
-                "swarm-repro and distributed on all workers as here"
-            ) from error
+        addresses = self._addresses()
+        for address in addresses:
+            # Asked with the standard library alone: some workers end over what they cannot import.
+            self._ask(address, importlib.metadata.version, "swarm-repro")
+        return [cast("Canary", self._ask(address, sing_in_child, task)) for address in addresses]
+
+    def _ask(self, address: str, function: Callable[..., object], *arguments: object) -> object:
+        """Let one worker do something.
+
+        Raises:
+            UsageError: It cannot, or is gone.
+        """
+        asked = self._client.submit(function, *arguments, workers=[address], pure=False)
+        advice = "install the same swarm-repro and distributed on all workers as here"
+        while True:
+            try:
+                return asked.result(timeout=_LOOK_S)
+            except (TimeoutError, asyncio.TimeoutError) as error:  # one from Python 3.11 on
+                if address not in self._addresses():
+                    raise UsageError(
+                        f"worker {address} was lost when it was asked what it is: {advice}"
+                    ) from error
+            except Exception as error:  # noqa: BLE001 - whatever the worker raised
+                why = f"{type(error).__name__}: {error}"
+                raise UsageError(f"worker {address} cannot take part ({why}): {advice}") from error
 
     def close(self, *, abandon: bool) -> None:
         """See ``Engine``."""
