@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import importlib.metadata
@@ -10,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NoReturn, Protocol, cast
@@ -22,7 +22,7 @@ from swarm_repro.study.worker import Report, Task, end_own, perform
 #: Seconds that a scheduler has to answer.
 _SCHEDULER_LIMIT = "10s"
 #: Seconds between two looks whether a worker that was asked is still there.
-_LOOK_S = 5
+_LOOK_S = 0.2
 #: What Dask does beside the work takes several percent of a core in each of its processes.
 _QUIET = {
     "distributed.worker.profile.enabled": False,
@@ -187,17 +187,15 @@ class DaskEngine:
         """
         asked = self._client.submit(function, *arguments, workers=[address], pure=False)
         advice = "install the same swarm-repro and distributed on all workers as here"
-        while True:
-            try:
-                return asked.result(timeout=_LOOK_S)
-            except (TimeoutError, asyncio.TimeoutError) as error:  # one from Python 3.11 on
-                if address not in self._addresses():
-                    raise UsageError(
-                        f"worker {address} was lost when it was asked what it is: {advice}"
-                    ) from error
-            except Exception as error:  # noqa: BLE001 - whatever the worker raised
-                why = f"{type(error).__name__}: {error}"
-                raise UsageError(f"worker {address} cannot take part ({why}): {advice}") from error
+        while not asked.done():
+            if address not in self._addresses():
+                raise UsageError(f"worker {address} was lost when it was asked: {advice}")
+            time.sleep(_LOOK_S)
+        try:
+            return cast("object", asked.result())
+        except Exception as error:  # whatever the worker raised
+            why = f"{type(error).__name__}: {error}"
+            raise UsageError(f"worker {address} cannot take part ({why}): {advice}") from error
 
     def close(self, *, abandon: bool) -> None:
         """See ``Engine``."""
