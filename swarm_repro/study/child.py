@@ -59,7 +59,7 @@ def _ask(what: str, task: Task) -> dict[str, Any]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-            at_end(_end_child)
+            at_end(end_child)
         if _child.stdin is None or _child.stdout is None:
             raise RuntimeError("a child without its pipes")
         try:
@@ -74,7 +74,8 @@ def _ask(what: str, task: Task) -> dict[str, Any]:
     return answer
 
 
-def _end_child() -> None:
+def end_child() -> None:
+    """End this worker's child, if it has one, and wait for it."""
     if _child is not None and _child.stdin is not None:
         _child.stdin.close()
         _child.wait()

@@ -10,7 +10,7 @@ import pytest
 from swarm_repro.errors import BackendError, NotComparableError, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.study.canary import Canary, require_alike, sing
-from swarm_repro.study.child import sing_in_child, task_from_json, task_to_json
+from swarm_repro.study.child import end_child, sing_in_child, task_from_json, task_to_json
 from swarm_repro.study.file import load_study
 from swarm_repro.study.worker import Task, versions
 from tests.study.making import study, write_scenario, write_study
@@ -90,7 +90,10 @@ def test_a_task_is_the_same_for_a_child(task: Task) -> None:
 
 
 def test_a_child_has_one_order_of_sets_and_says_what_a_worker_says(task: Task) -> None:
-    said = sing_in_child(task)
+    try:
+        said = sing_in_child(task)
+    finally:
+        end_child()
     assert said.versions == {**versions(), "hash_seed": True}
     assert said.failed is not None
     assert said.failed[0] == 4
