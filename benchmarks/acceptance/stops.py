@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,6 @@ from tests.support.stub_server import running_stub
 #: What is ended: with the study its workers, one of its workers, or both by the terminal's Ctrl-C.
 KINDS = ("the study", "a worker", "an interrupt")
 _WORKERS = 2
-#: Seconds within which a stop comes; the study takes about as long.
-_LATEST_S = 8.0
 
 
 def stops(count: int) -> dict[str, object]:
@@ -35,7 +34,7 @@ def stops(count: int) -> dict[str, object]:
             that was on the disk, or a worker outlived its study.
     """
     moments = random.Random(1)
-    seen = {"studies": 0, "stops": 0, "calls": 0}
+    seen = {"studies": 0, "stops": 0, "while calls were made": 0, "calls": 0}
     with running_stub(delay_s=0.05) as stub, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_scenario(folder, stub.base_url)
@@ -46,8 +45,12 @@ def stops(count: int) -> dict[str, object]:
             for name in ("cassettes", "studies"):
                 shutil.rmtree(folder / name)
             stub.chats.clear()
+            # Early enough that a study which goes on well is stopped as often as was asked for.
+            latest = min(calls - 1, 2 * calls // (count + 1))
             for _ in range(count):
-                _stop(folder, kind, moments.uniform(0.5, _LATEST_S))
+                seen["while calls were made"] += _stop(
+                    folder, kind, stub.chats, moments.randint(1, latest)
+                )
             _finish(folder)
             if tables_of(folder / "studies" / "small") != expected:
                 raise Lost(f"other tables after {kind} was stopped")
@@ -79,7 +82,8 @@ def _finish(folder: Path) -> None:
         raise Lost(done.stdout + done.stderr)
 
 
-def _stop(folder: Path, kind: str, after_s: float) -> None:
+def _stop(folder: Path, kind: str, chats: Sequence[bytes], after: int) -> bool:
+    """Stop a study once its agents have made some calls; whether it was still making them."""
     running = subprocess.Popen(
         _recording(folder),
         cwd=folder,
@@ -88,8 +92,10 @@ def _stop(folder: Path, kind: str, after_s: float) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.wait(after_s)
+    before = sum(map(_is_of_a_run, chats))
+    while running.poll() is None and sum(map(_is_of_a_run, list(chats))) < before + after:
+        time.sleep(0.005)
+    was_running = running.poll() is None
     workers: Sequence[psutil.Process] = ()
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         workers = _workers_of(running.pid)
@@ -103,6 +109,7 @@ def _stop(folder: Path, kind: str, after_s: float) -> None:
     _, alive = psutil.wait_procs(workers, timeout=60)
     if alive:
         raise Lost(f"workers outlive their study: {alive}")
+    return was_running
 
 
 def _workers_of(study: int) -> Sequence[psutil.Process]:

@@ -46,6 +46,7 @@ def test_processes_that_share_a_cassette_record_each_call_once() -> None:
 def test_a_study_that_is_stopped_and_gone_on_with_gives_the_same_table() -> None:
     counted = tried("stops")
     assert (counted["studies"], counted["stops"]) == (3, 3)
+    assert counted["while calls were made"] == 3
     assert counted["calls"] >= 3 * 16
 
 
