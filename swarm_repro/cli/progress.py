@@ -18,6 +18,34 @@ if TYPE_CHECKING:
     from swarm_repro.study.worker import Report
 
 
+def _counting(*said: str) -> Progress:
+    """A bar that counts, with what is said beside it, and an estimate of the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *map(TextColumn, said),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # SWARM's own report is captured; ours comes when the display is gone.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
 class RunProgress:
     """Calls, tokens, tokens per second, epoch, and an estimate of the time left."""
 
@@ -35,31 +63,7 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self._display = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("steps"),
-                TextColumn("{task.fields[shown]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                # SWARM's own report is captured; ours comes when the display is gone.
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+            self._display = _counting("steps", "{task.fields[shown]}")
             self._task = self._display.add_task(
                 self._plan.mode.value, total=self._plan.epochs * self._plan.steps, shown=""
             )
@@ -163,27 +167,7 @@ class StudyProgress:
 
     def __enter__(self) -> StudyProgress:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self._display = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("runs{task.fields[shown]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self._display = _counting("runs{task.fields[shown]}")
             self._display.start()
         return self
 
