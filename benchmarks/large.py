@@ -135,7 +135,7 @@ def measure(what: str, path: Path, size: int) -> dict[str, float]:
     from swarm_repro.cassette.store import open_for_recording, open_for_replay
 
     start = time.perf_counter()
-    if what == "record":
+    if what in ("record", "end"):
         from swarm_repro.mode import Mode
         from swarm_repro.session import Session
         from tests.core.making import TinyModel, ask
@@ -149,9 +149,14 @@ def measure(what: str, path: Path, size: int) -> dict[str, float]:
         for number in range(RECORDING):
             ask(session, model, f"new {number} {SEEN}", who="newcomer")
         took_s = (time.perf_counter() - start) / RECORDING
-        store.close()
-        (path.with_name(path.name + ".part")).unlink()
-        return {"opened_s": opened_s, "call_us": took_s * 1e6, "MiB": _peak_mib()}
+        start = time.perf_counter()
+        if what == "end":
+            store.finish(used=session.ledger.used, run=None, keep=True)
+        else:
+            store.close()
+            (path.with_name(path.name + ".part")).unlink()
+        end_s = time.perf_counter() - start
+        return {"opened_s": opened_s, "call_us": took_s * 1e6, "end_s": end_s, "MiB": _peak_mib()}
     store = open_for_replay(path)
     binding = store.binding("stub")
     assert binding is not None
@@ -232,6 +237,11 @@ def main() -> None:
                 f"recording into {size} calls: {recorded['call_us']:.0f} us a call, opened in "
                 f"{recorded['opened_s']:.1f} s, {recorded['MiB']:.0f} MiB"
             )
+            other = folder / f"{size}-and-more.jsonl"
+            other.hardlink_to(path)  # the end puts another file in its place
+            ended = _measured("end", other, size, cache)
+            other.unlink()
+            print(f"its end: {ended['end_s']:.1f} s, {ended['MiB']:.0f} MiB")
 
 
 if __name__ == "__main__":

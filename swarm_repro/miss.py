@@ -48,17 +48,16 @@ def explain_miss(
     """
     lines = [f"call {i} of {scope} is not in {store.path}"]
     lines += [f"  {note}" for note in version_notes]
-    recorded = list(store.calls().values())
     same = store.find((scope, asked, n))
     if same is not None:
         lines.append(
             f"  the same request was recorded with seed {same.sent_seed}, now it goes out with "
             f"seed {seed}: {_seed_cause(same, run_seed)}"
         )
-    elif not recorded:
+    elif not store.calls():
         lines.append("  the cassette holds no calls")
     else:
-        nearest, found = _nearest(store, request, scope, i, recorded)
+        nearest, found = _nearest(store, request, scope, i)
         lines.append(
             f"  nearest recorded call: {nearest.i} of {nearest.scope}"
             + (f" at epoch {nearest.at[0]}, step {nearest.at[1]}" if nearest.at else "")
@@ -80,15 +79,20 @@ def _seed_cause(recorded: CallRecord, run_seed: int) -> str:
 
 
 def _nearest(
-    store: CassetteStore, request: Request, scope: str, i: int, recorded: list[CallRecord]
+    store: CassetteStore, request: Request, scope: str, i: int
 ) -> tuple[CallRecord, list[Difference]]:
     """The recorded call at the same place; else the nearest of its scope, else of the file."""
+
+    def closeness(call: CallRecord) -> tuple[bool, bool, bool]:
+        in_scope = call.scope == scope
+        return (call.endpoint == request.endpoint, in_scope and call.i == i, in_scope)
+
+    # Gone through twice rather than kept: there may be a million.
+    recorded = store.calls().values()
+    closest = max(map(closeness, recorded))
     asked_body = _comparable(request.body, request.seed, request.endpoint)
-    recorded = [call for call in recorded if call.endpoint == request.endpoint] or recorded
-    same_place = [call for call in recorded if call.scope == scope and call.i == i]
-    same_scope = [call for call in recorded if call.scope == scope]
     best: tuple[float, CallRecord, list[Difference]] | None = None
-    for call in same_place or same_scope or recorded:
+    for call in (call for call in recorded if closeness(call) == closest):
         body = _comparable(store.body_of(call), call.asked_seed, call.endpoint)
         found = differences(body, asked_body)
         far = distance(found)

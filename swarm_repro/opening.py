@@ -158,7 +158,7 @@ def conclude(session: Session) -> None:
             used=ledger.used,
             run=None,
             keep=session.mode is Mode.AUTO,
-            foreign=[call_id for call_id in store.calls() if not session.owns(call_id)],
+            owner=session.owner,
         )
         return
     unplayed = describe_unplayed(session)

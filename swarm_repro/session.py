@@ -135,7 +135,7 @@ class Session:
         self.position = position
         self.on_call = on_call
         self._isolated = isolated
-        self._owner = owner
+        self.owner = owner
         self.is_shared = shared
         self._version_notes = version_notes
         self._store = store
@@ -413,14 +413,14 @@ class Session:
                 raise
 
     def _own(self, caller: Caller) -> Caller:
-        if not self._owner:
+        if not self.owner:
             return caller
         is_main = caller.scope == MAIN_SCOPE
-        return replace(caller, scope=self._owner if is_main else f"{self._owner}/{caller.scope}")
+        return replace(caller, scope=self.owner if is_main else f"{self.owner}/{caller.scope}")
 
     def owns(self, call_id: CallId) -> bool:
         """Whether a recorded call is this session's to play, in a cassette that several share."""
-        return not self._owner or is_within(call_id[0], self._owner)
+        return not self.owner or is_within(call_id[0], self.owner)
 
     def _remember(self, error: SwarmReproError) -> None:
         """Keep what ended a call that never became one, whoever catches it."""
@@ -782,7 +782,7 @@ class Session:
             How many, and the first in recorded order.
         """
         missing: Set[CallId] = expected - self.ledger.used.keys()
-        if self._owner:
+        if self.owner:
             missing = frozenset(call_id for call_id in missing if self.owns(call_id))
         return len(missing), next(self._require_store().in_order(missing), None)
 

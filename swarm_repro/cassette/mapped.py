@@ -11,8 +11,7 @@ import hashlib
 import os
 import threading
 import weakref
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette import index_file
+from swarm_repro.cassette.call_sets import MappedCalls, NumberedCalls
 from swarm_repro.cassette.lines import (
     LineError,
     decode_line,
@@ -71,7 +71,7 @@ def open_mapped(path: Path) -> Cassette:
         start = _start_of_tail(path, file, head.offset)
         file.seek(start)
         tail = [_decoded(path, line) for line in lines_of(file)]
-        mapped = _Mapped(first, os.dup(file.fileno()), _end_digest(path, tail))
+        mapped = MappedFile(first, os.dup(file.fileno()), _end_digest(path, tail))
     first.calls, first.texts = MappedCalls(mapped), mapped.texts
     for record in tail[:-1]:
         _take(record, first, mapped)
@@ -119,7 +119,7 @@ def _end_digest(path: Path, tail: Sequence[Mapping[str, object]]) -> bytes:
         raise CassetteDamagedError(path, f"its end record cannot be read: {error!r}") from error
 
 
-def _take(record: Mapping[str, object], cassette: Cassette, mapped: _Mapped) -> None:
+def _take(record: Mapping[str, object], cassette: Cassette, mapped: MappedFile) -> None:
     """Take a run or a witness, whose calls are given by their places."""
     try:
         spans = spans_of(record["calls"], mapped.most_calls)
@@ -135,7 +135,7 @@ def _take(record: Mapping[str, object], cassette: Cassette, mapped: _Mapped) -> 
         raise CassetteDamagedError(cassette.path, f"in its last records: {error}") from error
 
 
-class _Mapped:
+class MappedFile:
     """The file, and where in it the calls and texts are."""
 
     def __init__(self, cassette: Cassette, descriptor: int, digest: bytes) -> None:
@@ -177,6 +177,12 @@ class _Mapped:
                 pass
             return number
 
+    def numbers_of(self, ids: Iterable[CallId]) -> Iterator[int]:
+        """The places of calls; of those that have none, nothing."""
+        for number in map(self.number_of, ids):
+            if number is not None:
+                yield number
+
     def find(self, call_id: CallId) -> CallRecord | None:
         """The record of a call; None where it has none.
 
@@ -199,19 +205,32 @@ class _Mapped:
         known["_id"], known["_content"], known["_mapped"] = call_id, found, self
         return call
 
+    def digest(self, number: int) -> bytes:
+        """What a call is found by (``call_digest``), by its place.
+
+        Raises:
+            CassetteDamagedError: There are not as many.
+        """
+        self._require(number)
+        return self._index.calls.digest(number)
+
     def call(self, number: int) -> CallRecord:
         """The record of a call by its place.
 
         Raises:
             CassetteDamagedError: There are not as many, or it is not what was written.
         """
+        self._require(number)
+        with self._lock:
+            offset, length, *_ = self._index.calls.content(number)
+        return self.parsed(offset, length, None)
+
+    def _require(self, number: int) -> None:
         with self._lock:
             while number >= len(self._index.calls) and self._read_on():
                 pass
             if number >= len(self._index.calls):
                 raise self._damaged(f"a run has call {number}, which is not in the file")
-            offset, length, *_ = self._index.calls.content(number)
-        return self.parsed(offset, length, None)
 
     def parsed(self, offset: int, length: int, call_id: CallId | None) -> CallRecord:
         """The call of a line, all of it read.
@@ -308,7 +327,7 @@ class _QuickCall(CallRecord):
     digest that is in the index.
     """
 
-    _mapped: _Mapped
+    _mapped: MappedFile
     _id: CallId
     #: Its digest, and as ``index_file.CALL`` says.
     _content: tuple[Any, ...]
@@ -361,94 +380,10 @@ class _QuickCall(CallRecord):
     completion = property(decode_completion)
 
 
-class MappedCalls(Mapping[CallId, CallRecord]):
-    """The calls of a file by id, in file order."""
-
-    def __init__(self, mapped: _Mapped) -> None:
-        self._mapped = mapped
-
-    def __getitem__(self, call_id: CallId) -> CallRecord:
-        found = self._mapped.find(call_id)
-        if found is None:
-            raise KeyError(call_id)
-        return found
-
-    def get(self, call_id: CallId, default: Any = None) -> Any:
-        """The call of an id, or else the default."""
-        found = self._mapped.find(call_id)
-        return default if found is None else found
-
-    def __contains__(self, call_id: object) -> bool:
-        return self._mapped.number_of(cast("CallId", call_id)) is not None
-
-    def __len__(self) -> int:
-        return self._mapped.count()
-
-    def __iter__(self) -> Iterator[CallId]:
-        return (call.id for call in self.values())
-
-    def values(self) -> ValuesView[CallRecord]:
-        """The calls, in file order, each read when it is its turn."""
-        return _Records(self)
-
-    def numbered(self) -> NumberedCalls:
-        """All ids, as a set that holds none of them."""
-        return NumberedCalls(self._mapped, [range(self._mapped.count())])
-
-
-class _Records(ValuesView[CallRecord]):
-    _mapping: MappedCalls
-
-    def __iter__(self) -> Iterator[CallRecord]:
-        mapped = self._mapping._mapped
-        return map(mapped.call, range(mapped.count()))
-
-
-class NumberedCalls(Set[CallId]):
-    """Calls given by their places in the file."""
-
-    def __init__(self, mapped: _Mapped, spans: Iterable[range]) -> None:
-        self._mapped = mapped
-        self._spans = list(spans)
-
-    def __contains__(self, call_id: object) -> bool:
-        number = self._mapped.number_of(cast("CallId", call_id))
-        return number is not None and any(number in span for span in self._spans)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._spans))
-
-    def __iter__(self) -> Iterator[CallId]:
-        return (call.id for call in self.in_order())
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def in_order(self) -> Iterator[CallRecord]:
-        """The calls, in file order."""
-        return (self._mapped.call(number) for span in self._spans for number in span)
-
-    def __sub__(self, other: Iterable[object]) -> NumberedCalls:
-        places = map(self._mapped.number_of, cast("Iterable[CallId]", other))
-        taken = sorted(number for number in places if number is not None)
-        spans: list[range] = []
-        for span in self._spans:
-            start = span.start
-            for number in taken[bisect_left(taken, start) : bisect_left(taken, span.stop)]:
-                spans.append(range(start, number))
-                start = number + 1
-            spans.append(range(start, span.stop))
-        return NumberedCalls(self._mapped, filter(None, spans))
-
-    @classmethod
-    def _from_iterable(cls, it: Iterable[CallId]) -> Set[CallId]:  # type: ignore[override]
-        return frozenset(it)
-
-
 class _Texts(Mapping[str, str]):
     """The texts of a file by digest."""
 
-    def __init__(self, mapped: _Mapped) -> None:
+    def __init__(self, mapped: MappedFile) -> None:
         self._mapped = mapped
         self._read = lru_cache(maxsize=_TEXTS_AT_HAND)(mapped.text)
 

@@ -116,6 +116,19 @@ def unreadable(path: Path, call: CallRecord, error: LineError) -> CassetteDamage
     return CassetteDamagedError(path, f"call {call.i} of {call.scope}: {error}")
 
 
+def text_of(path: Path, call: CallRecord, digest: str) -> str:
+    """A text that a call refers to.
+
+    Raises:
+        CassetteDamagedError: It is not in the file.
+    """
+    try:
+        return call.texts[digest]
+    except KeyError as error:
+        why = LineError(f"it refers to text {digest}, which is not in the file before it")
+        raise unreadable(path, call, why) from error
+
+
 class RecordReader:
     """One pass over the lines of a file, each checked before it is believed.
 

@@ -498,8 +498,12 @@ class RunRecord:
         """What makes two runs the same run, recorded again."""
         return (self.scenario, self.seed, self.epochs, self.steps)
 
-    def to_json(self, positions: Mapping[CallId, int]) -> dict[str, object]:
-        """The record; calls are given by their position among the call records of the file."""
+    def to_json(self, positions: Iterable[int]) -> dict[str, object]:
+        """The record.
+
+        Args:
+            positions: Of its calls among the call records of the file.
+        """
         return {
             "record": "run",
             "scenario": self.scenario,
@@ -508,7 +512,7 @@ class RunRecord:
             "epochs": self.epochs,
             "steps": self.steps,
             "versions": dict(self.versions),
-            "calls": to_ranges(positions[call] for call in self.calls),
+            "calls": to_ranges(positions),
             "artifacts": {
                 name: {"sha256": artifact.sha256, "rounded_sha256": artifact.rounded_sha256}
                 for name, artifact in sorted(self.artifacts.items())

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from swarm_repro.caller import is_within
 from swarm_repro.cassette.archive import is_archive
-from swarm_repro.cassette.changes import Changes, same_recording
+from swarm_repro.cassette.call_sets import (
+    MappedCalls,
+    NumberedCalls,
+    all_of,
+    joined,
+    those_in,
+    those_that,
+)
+from swarm_repro.cassette.changes import Changes, settle
 from swarm_repro.cassette.lines import LineError
-from swarm_repro.cassette.mapped import MAPPED_FROM_BYTES, MappedCalls, NumberedCalls, open_mapped
+from swarm_repro.cassette.mapped import MAPPED_FROM_BYTES, open_mapped
 from swarm_repro.cassette.part import Part, PartFile, PartWriter, part_path, read_part
 from swarm_repro.cassette.reader import Cassette, read_cassette, reading, unreadable
 from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
@@ -158,11 +167,8 @@ def _require_same_experiment(found: Cassette, header: Header, *, settings: bool)
         )
 
 
-def _ids_by_scope(ids: Iterable[CallId]) -> dict[str, set[CallId]]:
-    found: dict[str, set[CallId]] = {}
-    for call_id in ids:
-        found.setdefault(call_id[0], set()).add(call_id)
-    return found
+def _is_outside(prefixes: Iterable[str], call_id: CallId) -> bool:
+    return not any(not prefix or is_within(call_id[0], prefix) for prefix in prefixes)
 
 
 @dataclass(frozen=True)
@@ -233,14 +239,14 @@ class CassetteStore:
 
     def calls(self) -> Mapping[CallId, CallRecord]:
         """All calls that can be served; of a call recorded twice the new recording."""
-        if self._base is None or not self._fresh.calls:
-            return self._fresh.calls if self._base is None else self._base.calls
-        return {**self._base.calls, **self._fresh.calls}
+        if self._base is None or not self._calls:
+            return self._calls if self._base is None else self._base_calls
+        kept = all_of(self._base_calls) - self._calls.keys()
+        return joined(self._base_calls, kept, self._calls)
 
     def ids(self) -> Set[CallId]:
         """The ids of all calls that can be served."""
-        calls = self.calls()
-        return calls.numbered() if isinstance(calls, MappedCalls) else calls.keys()
+        return all_of(self.calls())
 
     def in_order(self, ids: Set[CallId]) -> Iterator[CallRecord]:
         """The calls of some ids, in recorded order."""
@@ -332,7 +338,7 @@ class CassetteStore:
         used: Iterable[CallId],
         run: RunRecord | None,
         keep: bool,
-        foreign: Iterable[CallId] = (),
+        owner: str = "",
     ) -> Changes:
         """Write the canonical file and remove the ``.part``.
 
@@ -340,7 +346,8 @@ class CassetteStore:
             used: The calls this session recorded or served.
             run: The run's record, which replaces an earlier record of the same run.
             keep: Keep also what other runs use (``--auto``).
-            foreign: Recorded calls of others who share the cassette, kept as they are.
+            owner: The prefix of the scopes that were recorded; calls of others who share the
+                cassette are kept as they are.
 
         Returns:
             What became of each call.
@@ -355,23 +362,27 @@ class CassetteStore:
         runs = [old for old in self.runs() if keep and (run is None or old.id != run.id)]
         if run is not None:
             runs.append(run)
-        wanted = {*used, *foreign}
-        if keep and run is None and self._base is not None:
-            wanted.update(self._base.calls)
+        recorded = {*used, *(run.calls if run is not None else ())}
+        recorded.update(those_that(self._fresh.calls, partial(_is_outside, [owner])))
+        kept = self._outside([] if keep and run is None else [owner])
         with writer.turn():
             writer.finish()
             if writer.file.shared:
                 if not writer.file.is_alone():
                     self.close()
                     return Changes()  # the last of those who share it does the rest
-                wanted, runs = self._take_all(), self.runs()
-            changes = self._write(wanted.union(*(kept.calls for kept in runs)), runs)
+                kept, runs = self._take_all(), self.runs()
+                recorded = set(self._fresh.calls)
+            changes = self._write(recorded, kept, runs)
             writer.file.remove()
             self.close()
         return changes
 
-    def _take_all(self) -> set[CallId]:
+    def _take_all(self) -> Set[CallId]:
         """Take what all who shared the recording have written, as the last of them.
+
+        Returns:
+            What is kept of what was recorded before.
 
         Raises:
             CassetteAccessError: One of them has not come to a clean end.
@@ -387,66 +398,35 @@ class CassetteStore:
             )
         self._fresh = part.cassette
         replaced = [one.replaces for one in part.writers.values() if one.replaces is not None]
-        kept = [
-            call_id
-            for call_id in (self._base.calls if self._base else ())
-            if not any(is_within(call_id[0], prefix) for prefix in replaced)
-        ]
-        return {*self._fresh.calls, *kept}
+        return self._outside(replaced)
 
-    def _write(self, wanted: set[CallId], runs: list[RunRecord]) -> Changes:
-        """Write the canonical file with these calls and runs."""
-        base = self._base
-        changes, calls, witnesses = self._settle(wanted)
+    def _outside(self, prefixes: Sequence[str]) -> Set[CallId]:
+        """What was recorded before in scopes that are under none of these."""
+        if not prefixes:
+            return all_of(self._base_calls)
+        return those_that(self._base_calls, partial(_is_outside, prefixes))
+
+    def _write(self, used: Set[CallId], kept: Set[CallId], runs: list[RunRecord]) -> Changes:
+        """Write the canonical file with these runs, their calls and the given ones."""
+        base = self._base or Cassette(path=self.path, header=self.header)
+        settled = settle(
+            base,
+            self._fresh.calls,
+            used=used,
+            kept=those_in(base.calls, kept, *(run.calls for run in runs)),
+            ordered=self.header.seed_policy == "event",
+        )
         result = Cassette(
             path=self.path,
             header=self._stable_header(),
-            models={**(base.models if base else {}), **self._fresh.models},
-            envs={**(base.envs if base else {}), **self._fresh.envs},
-            calls=calls,
+            models={**base.models, **self._fresh.models},
+            envs={**base.envs, **self._fresh.envs},
+            calls=settled.calls,
             runs=runs,
-            witnesses=witnesses,
+            witnesses=settled.witnesses,
         )
         write_cassette(result, self.path)
-        return changes
-
-    def _settle(
-        self, wanted: set[CallId]
-    ) -> tuple[Changes, dict[CallId, CallRecord], dict[str, Set[CallId]]]:
-        """Choose, for each call that is kept, between the old entry and the new one."""
-        changes = Changes()
-        calls: dict[CallId, CallRecord] = {}
-        old_calls = self._base.calls if self._base else {}
-        seen_by: dict[str, set[CallId]] = {
-            env: set(ids) for env, ids in (self._base.witnesses if self._base else {}).items()
-        }
-        # Calls at once have no order of their own: which came first is nothing to record anew.
-        before, after = _ids_by_scope(old_calls), _ids_by_scope(wanted)
-        for call_id in sorted(wanted):
-            old, new = old_calls.get(call_id), self._fresh.calls.get(call_id)
-            if new is None:
-                if old is not None:
-                    calls[call_id] = old
-                continue
-            ordered = (
-                self.header.seed_policy == "event" or before.get(call_id[0]) != after[call_id[0]]
-            )
-            if old is not None and self._is_same(old, new, ordered=ordered):
-                calls[call_id] = old
-                changes.unchanged.append(call_id)
-                if new.env != old.env:
-                    seen_by.setdefault(new.env, set()).add(call_id)
-                continue
-            calls[call_id] = new
-            (changes.added if old is None else changes.replaced).append(call_id)
-            for ids in seen_by.values():
-                ids.discard(call_id)
-        changes.dropped.extend(call_id for call_id in old_calls if call_id not in calls)
-        return changes, calls, {env: frozenset(ids) for env, ids in seen_by.items()}
-
-    def _is_same(self, old: CallRecord, new: CallRecord, *, ordered: bool) -> bool:
-        with reading(self.path, old):
-            return same_recording(old, new, ordered=ordered)
+        return settled.changes
 
     def _stable_header(self) -> Header:
         """The header with the recorder that wrote the file first, if nothing else differs."""
@@ -486,7 +466,7 @@ class CassetteStore:
             raise RuntimeError("there is no cassette to add a witness to")
         seen = set(calls)
         # Asking takes long: what somebody else wrote meanwhile is kept, or refused.
-        current = read_cassette(self.path)
+        current = _open_base(self.path)
         for scope, asked, n in sorted(seen):
             call = current.calls.get((scope, asked, n))
             where = f"repeat {n} of {asked[:16]}… in {scope}"
@@ -503,5 +483,5 @@ class CassetteStore:
         if seen:
             known = current.witnesses.get(environment.sha256, frozenset())
             current.envs[environment.sha256] = environment
-            current.witnesses[environment.sha256] = known | seen
+            current.witnesses[environment.sha256] = those_in(current.calls, known, seen)
             write_cassette(current, self.path)

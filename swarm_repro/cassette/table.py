@@ -75,6 +75,11 @@ class Table:
             slot = (slot + 1) & mask
         return None
 
+    def digest(self, number: int) -> bytes:
+        """The digest of an entry."""
+        start = number * self._size
+        return bytes(self._entries[start : start + DIGEST_BYTES])
+
     def content(self, number: int) -> tuple[Any, ...]:
         """What belongs to an entry's digest."""
         return self._content.unpack_from(self._entries, number * self._size + DIGEST_BYTES)
@@ -104,8 +109,7 @@ class Table:
     def _grow(self) -> None:
         self._set_slots(bytearray(len(self._slots) * 2 * _SLOT_BYTES))
         for number in range(self._count):
-            start = number * self._size
-            self._link(bytes(self._entries[start : start + DIGEST_BYTES]), number + 1)
+            self._link(self.digest(number), number + 1)
 
     def _link(self, digest: bytes, number: int) -> None:
         slots, mask = self._slots, self._mask

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from swarm_repro.cassette import disk
 from swarm_repro.cassette.archive import is_archive, pack
+from swarm_repro.cassette.call_sets import digests_of, in_canonical_order
 from swarm_repro.cassette.lines import encode_line
-from swarm_repro.cassette.reader import Cassette
-from swarm_repro.cassette.records import CallId, to_ranges
+from swarm_repro.cassette.reader import Cassette, text_of
+from swarm_repro.cassette.records import CallId, CallRecord, to_ranges
+from swarm_repro.cassette.scan import call_digest
+from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.model import ModelBinding
@@ -52,38 +55,75 @@ def canonical_lines(cassette: Cassette) -> Iterator[bytes]:
 
 
 def _lines_before_end(cassette: Cassette) -> Iterator[bytes]:
-    calls = sorted(cassette.calls.values(), key=lambda call: call.order)
-    positions: dict[CallId, int] = {call.id: place for place, call in enumerate(calls)}
+    calls = _Calls(cassette)
     witnesses = {
-        env: known for env, ids in cassette.witnesses.items() if (known := ids & positions.keys())
+        env: ids
+        for env, ids in cassette.witnesses.items()
+        if any(call_id in cassette.calls for call_id in ids)
     }
-    used_models = {call.model for call in calls}
-    recorded_in = {call.env for call in calls}
     # Witnesses last, so that a new one moves no call's place of its environment.
-    used_envs = [*sorted(recorded_in), *sorted(witnesses.keys() - recorded_in)]
+    used_envs = [*sorted(calls.envs), *sorted(witnesses.keys() - calls.envs)]
     places = {sha256: place for place, sha256 in enumerate(used_envs)}
     yield encode_line(cassette.header.to_json())
-    for name in sorted(used_models):
+    for name in sorted(calls.models):
         yield encode_model(cassette.models[name])
     for sha256 in used_envs:
         yield encode_environment(cassette.envs[sha256])
-    written: set[str] = set()
-    for call in calls:
+    written, positions = Table(""), Table("")
+    for call in calls.in_order():
         for digest in call.text_digests:
-            if digest not in written:
-                written.add(digest)
-                yield encode_text(call.texts[digest])
+            if written.add(bytes.fromhex(digest)[:DIGEST_BYTES]):
+                yield encode_text(text_of(cassette.path, call, digest))
+        positions.add(call_digest(*call.id))
         yield encode_line(call.to_json(env=places[call.env], format=cassette.header.format))
     for run in sorted(cassette.runs, key=lambda run: tuple(map(str, run.id))):
-        yield encode_line(run.to_json(positions))
+        used = list(_positions_of(run.calls, positions))
+        if len(used) != len(run.calls):
+            raise ValueError(f"the run of {run.scenario} uses calls that are not in the cassette")
+        yield encode_line(run.to_json(used))
     for env in sorted(witnesses):
         yield encode_line(
             {
                 "record": "witness",
                 "env": places[env],
-                "calls": to_ranges(positions[call] for call in witnesses[env]),
+                "calls": to_ranges(_positions_of(witnesses[env], positions)),
             }
         )
+
+
+def _positions_of(ids: Set[CallId], positions: Table) -> Iterator[int]:
+    """Where calls are among those that were written; of those that were not, nothing."""
+    for digest in digests_of(ids):
+        position = positions.find(digest)
+        if position is not None:
+            yield position
+
+
+class _Calls:
+    """The calls to write, gone through as often as needed rather than kept.
+
+    Attributes:
+        models: Names of the models they refer to.
+        envs: SHA-256 of the environments they were recorded in.
+    """
+
+    def __init__(self, cassette: Cassette) -> None:
+        self._calls: Iterable[CallRecord] = cassette.calls.values()
+        self.models: set[str] = set()
+        self.envs: set[str] = set()
+        is_in_order = True
+        last: tuple[object, ...] = ()
+        for call in self._calls:
+            self.models.add(call.model)
+            self.envs.add(call.env)
+            is_in_order = is_in_order and last <= call.order
+            last = call.order
+        if not is_in_order:
+            self._calls = sorted(self._calls, key=in_canonical_order)
+
+    def in_order(self) -> Iterator[CallRecord]:
+        """By (at, scope, i)."""
+        return iter(self._calls)
 
 
 def write_cassette(cassette: Cassette, path: Path) -> None:
