@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from pathlib import Path
+from typing import TypeAlias, cast
 
 import orjson
 
 from swarm_repro.canonical import encode_json
 from swarm_repro.completion import Completion, is_streamed
 from swarm_repro.credentials import Span, find_credentials, find_in_target, mark_of
-from swarm_repro.errors import RequestError
+from swarm_repro.errors import RequestError, UsageError
 from swarm_repro.request import Request
 
 #: A user's own redaction: takes a text of a request or an answer, gives what may be stored.
@@ -30,6 +33,31 @@ _SHORTEST = 8  # characters; no rule knows a shorter credential
 
 #: The members and places that lead to a value inside a document.
 _Path: TypeAlias = tuple[str | int, ...]
+
+
+def find_redaction(name: str) -> Redact:
+    """A redaction of the user's own, by its name.
+
+    Args:
+        name: ``MODULE:FUNCTION``; the module is in the current folder, or installed.
+
+    Raises:
+        UsageError: There is none of this name, or its module cannot be imported.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise UsageError(f"--redact {name}: name a function as MODULE:FUNCTION")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UsageError(f"--redact {name}: {module} cannot be imported: {error!r}") from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(found):
+        raise UsageError(f"--redact {name}: {module} has no function {function}")
+    return cast("Redact", found)
 
 
 class Masker:
@@ -115,10 +143,21 @@ class Masker:
         return _marked(parts, spans)
 
     def _look_at(self, text: str) -> tuple[str, list[Span]]:
-        redacted = text if self._redact is None else self._redact(text)
-        if not isinstance(redacted, str):
-            raise TypeError(f"redact gave {type(redacted).__name__} for a text; it gives a text")
+        redacted = self._redacted(text)
         return redacted, find_credentials(redacted)
+
+    def _redacted(self, text: str) -> str:
+        if self._redact is None:
+            return text
+        try:
+            redacted: object = self._redact(text)
+        except Exception as error:
+            # Its words could hold the text.
+            why = f"redact failed with {type(error).__name__}; what it was given is not stored"
+            raise UsageError(why) from error
+        if not isinstance(redacted, str):
+            raise UsageError(f"redact gave {type(redacted).__name__} for a text; it gives a text")
+        return redacted
 
 
 @dataclass

@@ -139,6 +139,8 @@ def run_program(
         except BaseException as error:
             if session.tripped is not None:
                 raise session.tripped from None  # whatever the program made of it
+            if session.cause is not None:
+                raise session.cause from None  # likewise
             if isinstance(error, SystemExit):
                 if error.code not in (None, 0):
                     raise

@@ -632,7 +632,7 @@ class Session:
             failure = Failure(scope=call.caller.scope, i=call.i, why=str(error))
             if not isinstance(error, Exception):
                 return  # the user's Ctrl-C, or the session's own end: no failure of the backend
-            if isinstance(error, CassetteAccessError):
+            if isinstance(error, (CassetteAccessError, UsageError)):
                 self._cause = error  # ours, not the backend's, whoever catches it
             elif self._tripped is None:
                 self.ledger.failures[call.id] = failure

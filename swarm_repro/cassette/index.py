@@ -16,9 +16,12 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
+from swarm_repro.cassette import index_file
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
 from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
+from swarm_repro.cassette.scan import call_digest
+from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.completion import Completion
 from swarm_repro.dialects import stable_document
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
@@ -138,7 +141,7 @@ class CassetteIndex:
         self.path = path
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(open_to_reread(path))
-            places: dict[bytes, tuple[int, int]] = {}
+            places = Table(index_file.TEXT)
             self.texts: Mapping[str, str] = _Texts(path, places, self._read_text)
             reader = _IndexReader(path, places, self.texts)
             lines = stack.enter_context(open_cassette(path))
@@ -212,9 +215,7 @@ def _told(lines: Iterable[bytes], size: int, on_read: OnStep | None) -> Iterator
 class _Texts(Mapping[str, str]):
     """The texts of a file by digest, read when they are asked for."""
 
-    def __init__(
-        self, path: Path, places: Mapping[bytes, tuple[int, int]], read: Callable[[int, int], str]
-    ) -> None:
+    def __init__(self, path: Path, places: Table, read: Callable[[int, int], str]) -> None:
         self._path = path
         self._places = places
         self._read = lru_cache(maxsize=_TEXTS_AT_HAND)(read)
@@ -224,15 +225,18 @@ class _Texts(Mapping[str, str]):
 
     def __getitem__(self, digest: str) -> str:
         try:
-            place = self._places[bytes.fromhex(digest)]
-        except (KeyError, ValueError) as error:
+            place = self._places.get(bytes.fromhex(digest)[:DIGEST_BYTES])
+        except ValueError:
+            place = None
+        if place is None:
             raise CassetteDamagedError(
                 self._path, f"a call refers to text {digest}, which is not in the file"
-            ) from error
-        return self._read(*place)
+            )
+        return self._read(*place[1:])
 
     def __iter__(self) -> Iterator[str]:
-        return (digest.hex() for digest in self._places)
+        for number in range(len(self._places)):
+            yield text_sha256(self._read(*self._places.content(number)))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -241,28 +245,25 @@ class _Texts(Mapping[str, str]):
 class _IndexReader(RecordReader):
     """Keeps places where the other reader keeps content."""
 
-    def __init__(
-        self, path: Path, places: dict[bytes, tuple[int, int]], texts: Mapping[str, str]
-    ) -> None:
+    def __init__(self, path: Path, places: Table, texts: Mapping[str, str]) -> None:
         super().__init__(path)
         self.entries: list[Entry] = []
         self._places = places
         self._known_texts = texts
         self.usage: dict[str, Usage] = {}
-        self._seen: set[tuple[str, bytes, int]] = set()
+        self._seen = Table("")
         self._shared: dict[object, object] = {}
 
     def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
         del cassette
-        self._places[bytes.fromhex(text_sha256(text))] = (offset, length)
+        digest = bytes.fromhex(text_sha256(text))
+        self._places.add(digest[:DIGEST_BYTES], offset, length)
 
     def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
         del cassette
         scope, at, asked = self._once(call.scope), self._once(call.at), _key_bytes(call.asked)
-        seen = (scope, asked, call.n)
-        if seen in self._seen:
+        if not self._seen.add(call_digest(*call.id)):
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
-        self._seen.add(seen)
         self.entries.append(
             Entry(
                 number=len(self.entries),

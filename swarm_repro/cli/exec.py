@@ -121,6 +121,7 @@ def command(
         discard=options.discard,
         cache=options.cache,
         fresh=options.fresh,
+        redact=options.redact,
         shared=shared,
         scope_prefix=scope_prefix,
     )
@@ -158,6 +159,7 @@ def _run_command(
             discard=options.discard,
             cache=options.cache,
             fresh=options.fresh,
+            redact=options.redact,
         )
     )
     try:

@@ -11,11 +11,12 @@ from swarm_repro.canonical import encode_json
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import RunProgress
 from swarm_repro.cli.report import finish
-from swarm_repro.cli.session_options import cache_options
+from swarm_repro.cli.session_options import storing_options
 from swarm_repro.errors import UsageError
 from swarm_repro.mode import Mode
 
 if TYPE_CHECKING:
+    from swarm_repro.masking import Redact
     from swarm_repro.simulation.plan import RunOptions
 
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Number of epochs; the scenario's if not given.")
 @click.option("--steps", type=int, help="Steps per epoch; the scenario's if not given.")
 @click.option("--discard", is_flag=True, help="Throw away an interrupted recording.")
-@cache_options
+@storing_options
 @click.option("--update-artifacts", is_flag=True, help="Accept artifacts that differ.")
 @click.option(
     "--check-model",
@@ -57,6 +58,7 @@ def command(
     discard: bool,
     cache: bool,
     fresh: bool,
+    redact: Redact | None,
     update_artifacts: bool,
     check_model: Path | None,
     survey: bool,
@@ -82,6 +84,7 @@ def command(
         discard=discard,
         cache=cache,
         fresh=fresh,
+        redact=redact,
         update_artifacts=update_artifacts,
         check_model=check_model,
     )

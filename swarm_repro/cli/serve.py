@@ -69,6 +69,7 @@ def command(
             discard=options.discard,
             cache=options.cache,
             fresh=options.fresh,
+            redact=options.redact,
         )
     )
     try:

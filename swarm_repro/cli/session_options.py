@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,11 @@ from swarm_repro.cassette.records import SEED_POLICIES, SeedPolicy
 
 if TYPE_CHECKING:
     from swarm_repro.cassette.records import Header
+    from swarm_repro.masking import Redact
     from swarm_repro.mode import Mode
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class SessionOptions:
         discard: Throw away what an interrupted recording left.
         cache: Take answers from the machine-wide cache while recording.
         fresh: Take none, but add to it.
+        redact: The user's own redaction of what is stored.
     """
 
     mode: str | None
@@ -37,6 +42,7 @@ class SessionOptions:
     discard: bool
     cache: bool
     fresh: bool
+    redact: Redact | None
 
     @property
     def chosen_mode(self) -> Mode | None:
@@ -59,6 +65,30 @@ _CACHE_OPTIONS = (
     ),
     click.option("--fresh", is_flag=True, help="Ask the model, and keep its answers in the cache."),
 )
+
+
+def _redaction(
+    _context: click.Context, _parameter: click.Parameter, name: str | None
+) -> Redact | None:
+    if name is None:
+        return None
+    from swarm_repro.masking import find_redaction
+
+    return find_redaction(name)
+
+
+def _redact_option(**how: Any) -> Callable[[_Command], _Command]:
+    return click.option(
+        "--redact",
+        metavar="MODULE:FUNCTION",
+        help="A function of yours that gives what may be stored of a text.",
+        **how,
+    )
+
+
+#: For commands whose workers find the function by its name.
+redact_by_name = _redact_option()
+_REDACT_OPTION = _redact_option(callback=_redaction)
 _OPTIONS = (
     click.option(
         "--record", "mode", flag_value="record", help="Call the model, record every call."
@@ -84,6 +114,7 @@ _OPTIONS = (
     ),
     click.option("--discard", is_flag=True, help="Throw away an interrupted recording."),
     *_CACHE_OPTIONS,
+    _REDACT_OPTION,
 )
 
 
@@ -100,9 +131,10 @@ def session_options(command: Callable[..., int]) -> Callable[..., int]:
         discard: bool,
         cache: bool,
         fresh: bool,
+        redact: Redact | None,
         **others: Any,
     ) -> int:
-        options = SessionOptions(mode, seed, seed_policy, strict, discard, cache, fresh)
+        options = SessionOptions(mode, seed, seed_policy, strict, discard, cache, fresh, redact)
         return command(*args, options=options, **others)
 
     for option in reversed(_OPTIONS):
@@ -110,8 +142,8 @@ def session_options(command: Callable[..., int]) -> Callable[..., int]:
     return with_options
 
 
-def cache_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command ``--cache`` and ``--fresh``."""
-    for option in reversed(_CACHE_OPTIONS):
+def storing_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command ``--cache``, ``--fresh`` and ``--redact``."""
+    for option in reversed((*_CACHE_OPTIONS, _REDACT_OPTION)):
         command = option(command)
     return command

@@ -11,6 +11,7 @@ import click
 from swarm_repro.canonical import encode_json
 from swarm_repro.cli.hash_seed import pin_hash_seed
 from swarm_repro.cli.progress import StudyProgress
+from swarm_repro.cli.session_options import redact_by_name
 from swarm_repro.errors import ExitCode, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.printable import printable
@@ -45,6 +46,7 @@ def command() -> None:
 @click.option("--scheduler", help="Address of a Dask scheduler, such as tcp://host:8786.")
 @click.option("--shard", metavar="I/N", help="Make only every N-th run, beginning with the I-th.")
 @click.option("--fail-fast", is_flag=True, help="Begin no further run after one has failed.")
+@redact_by_name
 @click.option("--dry-run", is_flag=True, help="Check the study, and say what it takes.")
 @_OUT
 @_JSON
@@ -56,6 +58,7 @@ def run(
     scheduler: str | None,
     shard: str | None,
     fail_fast: bool,
+    redact: str | None,
     dry_run: bool,
     out: Path | None,
     as_json: bool,
@@ -80,6 +83,7 @@ def run(
         scheduler=scheduler,
         shard=_shard(shard),
         fail_fast=fail_fast,
+        redact=redact,
     )
     if not as_json:
         click.echo(f"{printable(study.name)}: {_size(study)}", err=True)

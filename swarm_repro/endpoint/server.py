@@ -20,6 +20,7 @@ from swarm_repro.endpoint.upstream import Upstream
 from swarm_repro.errors import UsageError
 from swarm_repro.intercept.http import HttpInterceptor
 from swarm_repro.intercept.routes import Belonging
+from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
 from swarm_repro.opening import open_session
 from swarm_repro.session import Session
@@ -51,6 +52,7 @@ class Settings:
         discard: Throw away what an interrupted recording left.
         cache: Take answers from the machine-wide cache while recording; see ``open_session``.
         fresh: Take none, but add to it.
+        redact: The user's own redaction of what is stored.
     """
 
     cassette: Path
@@ -67,6 +69,7 @@ class Settings:
     discard: bool = False
     cache: bool = False
     fresh: bool = False
+    redact: Redact | None = None
 
 
 class Endpoint:
@@ -103,6 +106,7 @@ class Endpoint:
                 discard=settings.discard,
                 cache=settings.cache,
                 fresh=settings.fresh,
+                redact=settings.redact,
                 isolated=True,
             )
         except BaseException:

@@ -9,6 +9,7 @@ from pathlib import Path
 from swarm_repro import __version__
 from swarm_repro.cassette.records import Header
 from swarm_repro.errors import CassetteAccessError, UsageError
+from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
 from swarm_repro.simulation.scenario import Scenario, load_scenario
 
@@ -44,6 +45,7 @@ class RunOptions:
         discard: Throw away an interrupted recording.
         cache: Take answers from the machine-wide cache while recording, and add to it.
         fresh: Add to it, and take none.
+        redact: The user's own redaction of what is stored.
         update_artifacts: Accept artifacts that differ from the recorded ones.
         check_model: A GGUF file that must be one the cassette was recorded with.
         served: Where calls go, where that is not what the scenario says.
@@ -59,6 +61,7 @@ class RunOptions:
     discard: bool = False
     cache: bool = False
     fresh: bool = False
+    redact: Redact | None = None
     update_artifacts: bool = False
     check_model: Path | None = None
     served: Served = Served()

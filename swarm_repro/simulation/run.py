@@ -86,6 +86,7 @@ def run_scenario(
         on_call=on_call,
         cache=answer_cache(wanted=options.cache or options.fresh),
         fresh=options.fresh,
+        redact=options.redact,
     )
     outcome = Outcome(plan=plan, exit_code=ExitCode.OK, session=session)
     outcome.notes += _seed_notes(options, plan)

@@ -21,6 +21,7 @@ from swarm_repro.errors import (
     SwarmReproError,
     UsageError,
 )
+from swarm_repro.masking import find_redaction
 from swarm_repro.request import Request
 from swarm_repro.serving.state import find_started_server
 from swarm_repro.simulation.plan import Served
@@ -62,6 +63,8 @@ def sing(task: Task) -> Canary:
     answers: dict[str, tuple[str, Mapping[str, object]]] = {}
     failed = None
     try:
+        if task.redact is not None:
+            find_redaction(task.redact)
         if task.mode.calls_model:
             for name, backend in _backends(task.run, served_by(task.run, task)):
                 bound = backend.identify(name)

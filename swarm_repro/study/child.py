@@ -93,21 +93,20 @@ def task_to_json(task: Task) -> dict[str, object]:
 def task_from_json(content: Mapping[str, Any]) -> Task:
     """The reverse of ``task_to_json``."""
     study, run = content["study"], content["run"]
-    return Task(
-        study=Study(
-            **{
-                **study,
-                "runs": (),
-                "settings": tuple(study["settings"]),
-                "backend": StudyBackend(**study["backend"]),
-                **{name: Path(study[name]) for name in ("path", "cassettes", "out")},
-            }
-        ),
-        run=Run(**{**run, "source": Path(run["source"])}),
-        mode=Mode(content["mode"]),
-        out=Path(content["out"]),
-        workers=content["workers"],
-    )
+    members = {
+        **study,
+        "runs": (),
+        "settings": tuple(study["settings"]),
+        "backend": StudyBackend(**study["backend"]),
+        **{name: Path(study[name]) for name in ("path", "cassettes", "out")},
+    }
+    parts = {
+        "study": Study(**members),
+        "run": Run(**{**run, "source": Path(run["source"])}),
+        "mode": Mode(content["mode"]),
+        "out": Path(content["out"]),
+    }
+    return Task(**{**content, **parts})
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ class Orders:
         scheduler: Address of a Dask scheduler.
         shard: Which part of how many, from 1; None: all of it.
         fail_fast: Begin no further run after one has failed.
+        redact: Name of the user's own redaction of what is stored (``find_redaction``).
     """
 
     mode: Mode | None = None
@@ -43,6 +44,7 @@ class Orders:
     scheduler: str | None = None
     shard: tuple[int, int] | None = None
     fail_fast: bool = False
+    redact: str | None = None
 
 
 @dataclass
@@ -114,7 +116,9 @@ def conduct(
             with open_engine(
                 orders.engine, workers=orders.workers, scheduler=orders.scheduler
             ) as engine:
-                task = Task(replace(study, runs=()), todo[0], mode, folder.path.absolute(), 1)
+                task = Task(
+                    replace(study, runs=()), todo[0], mode, folder.path.absolute(), 1, orders.redact
+                )
                 tasks = [replace(task, run=run, workers=engine.workers) for run in todo]
                 require_alike(engine.canaries(tasks[0]), here=versions())
                 _Conductor(engine, orders, conducted, on_report).make(tasks)

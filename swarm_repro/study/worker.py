@@ -23,6 +23,7 @@ from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.part import is_held, part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError, UsageError
+from swarm_repro.masking import find_redaction
 from swarm_repro.mode import Mode
 from swarm_repro.serving.llama_server import start, stop
 from swarm_repro.simulation import artifacts, outcome
@@ -49,6 +50,7 @@ class Task:
         mode: What to do with calls.
         out: Folder of the study's results.
         workers: How many share a machine's cores.
+        redact: Name of the user's own redaction of what is stored (``find_redaction``).
     """
 
     study: Study
@@ -56,6 +58,7 @@ class Task:
     mode: Mode
     out: Path
     workers: int
+    redact: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def _perform(task: Task, folder: StudyFolder) -> Report:
                 epochs=study.epochs,
                 steps=study.steps,
                 served=served_by(run, task) if task.mode.calls_model else Served(),
+                redact=None if task.redact is None else find_redaction(task.redact),
             )
         )
         cpu_s = _cpu_s() - cpu

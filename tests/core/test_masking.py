@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm_repro.completion import Completion
+from swarm_repro.errors import UsageError
 from swarm_repro.masking import OWN_RULE, Masker
 from swarm_repro.request import Request
 from tests.core.making import chat, completion_of, json_values, make_binding
@@ -108,7 +109,7 @@ def test_a_users_own_redaction_comes_first_and_is_counted() -> None:
 
 def test_a_redaction_that_gives_no_text_is_an_error() -> None:
     broken: Any = lambda _text: None  # noqa: E731
-    with pytest.raises(TypeError, match="gives a text"):
+    with pytest.raises(UsageError, match="gives a text"):
         Masker(broken).request(chat("hello"))
 
 

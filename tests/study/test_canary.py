@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
+from swarm_repro.canonical import encode_json
 from swarm_repro.errors import BackendError, NotComparableError, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.study.canary import Canary, require_alike, sing
@@ -82,11 +85,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 def test_a_task_is_the_same_for_a_child(task: Task) -> None:
-    assert task_from_json(task_to_json(task)).run == task.run
-    again = task_from_json(task_to_json(task))
-    assert (again.study.backend, again.study.cassettes, again.study.settings, again.mode) == (
-        task.study.backend, task.study.cassettes, task.study.settings, task.mode,
-    )  # fmt: skip
+    task = replace(task, study=replace(task.study, runs=()), redact="rules:hide")
+    assert task_from_json(orjson.loads(encode_json(task_to_json(task)))) == task
 
 
 def test_a_child_has_one_order_of_sets_and_says_what_a_worker_says(task: Task) -> None:
