@@ -34,8 +34,17 @@ _CHUNK: Final = 1 << 20
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a cassette is compressed, by its name."""
-    return path.suffix == SUFFIX
+    """Whether a cassette is compressed.
+
+    By its name; by its first bytes where it has a name that says neither, as for a merge by git.
+    """
+    if path.suffix in (SUFFIX, ".jsonl", ".part") or not path.is_file():
+        return path.suffix == SUFFIX
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False  # who reads it says why it cannot be read
 
 
 def pack(lines: Iterable[bytes], file: BinaryIO) -> None:

@@ -22,8 +22,8 @@ _WHOLE = {
 _LINES = {
     ".gitattributes": (
         "# Checksums cover line ends; git shows a cassette as text, and merges it by calls.",
-        "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
-        "cassettes/*.jsonl.zst -text diff=swarm-repro",
+        "cassettes/**/*.jsonl -text diff=swarm-repro merge=swarm-repro",
+        "cassettes/**/*.jsonl.zst -text diff=swarm-repro merge=swarm-repro",
     ),
     ".gitignore": ("models/", "runs/", "*.part", "*.part.lock"),
 }

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm_repro.cassette.archive import MAGIC
 from swarm_repro.cassette.check import check_cassette
 from swarm_repro.cassette.merge import merge_cassettes
 from swarm_repro.cassette.reader import Cassette, read_cassette
@@ -325,15 +326,17 @@ def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=["c.jsonl"])
+def repository(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A branch on which one more seed was recorded, and a main branch with another one."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = tmp_path / "project"
     folder.mkdir()
-    path = folder / "c.jsonl"
+    path = folder / request.param
     assert git(folder, "init", "-q", "-b", "main").returncode == 0
-    (folder / ".gitattributes").write_text("*.jsonl -text merge=swarm-repro\n")
+    (folder / ".gitattributes").write_text("*.jsonl* -text merge=swarm-repro\n")
     driver = f"{sys.executable} -m swarm_repro merge %A %A %B --base %O"
     git(folder, "config", "merge.swarm-repro.driver", driver)
     for branch, seeds in (("main", (1,)), ("side", (2,)), ("main", (3,))):
@@ -345,10 +348,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("repository", ["c.jsonl", "c.jsonl.zst"], indirect=True)
 def test_git_merges_two_recordings(repository: Path) -> None:
     done = git(repository, "merge", "-q", "--no-edit", "side")
     assert done.returncode == 0, done.stdout + done.stderr
-    merged = read_cassette(repository / "c.jsonl")
+    (path,) = repository.glob("c.jsonl*")
+    assert path.read_bytes().startswith(MAGIC) is (path.suffix == ".zst")
+    merged = read_cassette(path)
     assert [run.seed for run in merged.runs] == [1, 2, 3]
     assert check_cassette(merged.path).is_whole
 

@@ -78,8 +78,8 @@ def test_attributes_and_ignored_files_are_extended_not_replaced(repository: Path
     attributes = (repository / ".gitattributes").read_text().splitlines()
     assert attributes[0] == "*.png binary"
     assert attributes[-2:] == [
-        "cassettes/*.jsonl -text diff=swarm-repro merge=swarm-repro",
-        "cassettes/*.jsonl.zst -text diff=swarm-repro",
+        "cassettes/**/*.jsonl -text diff=swarm-repro merge=swarm-repro",
+        "cassettes/**/*.jsonl.zst -text diff=swarm-repro merge=swarm-repro",
     ]
     assert (repository / ".gitignore").read_text().splitlines() == [
         "runs/",
