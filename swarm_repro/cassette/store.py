@@ -37,7 +37,7 @@ def open_for_replay(path: Path) -> CassetteStore:
         CassetteAccessError: Missing, a folder, unreadable, of a newer format.
         CassetteDamagedError: Not the bytes that were written.
     """
-    base = _open_base(path)
+    base = open_recorded(path)
     if isinstance(base.calls, MappedCalls):
         return CassetteStore(path, base=base)
     for call in base.calls.values():
@@ -47,8 +47,13 @@ def open_for_replay(path: Path) -> CassetteStore:
     return CassetteStore(path, base=base)
 
 
-def _open_base(path: Path) -> Cassette:
-    """What was recorded before: in memory, or read when asked for where it is large."""
+def open_recorded(path: Path) -> Cassette:
+    """Open a finished cassette: in memory, or read when asked for where it is large.
+
+    Raises:
+        CassetteAccessError: Missing, a folder, unreadable, of a newer format.
+        CassetteDamagedError: Not the bytes that were written, as far as it was read.
+    """
     return open_mapped(path) if _is_large(path) else read_cassette(path)
 
 
@@ -94,7 +99,7 @@ def open_for_recording(
     try:
         with file.turn():
             # Read once it is held: nobody else puts another file in its place from here on.
-            base = _open_base(path) if path.exists() else None
+            base = open_recorded(path) if path.exists() else None
             if base is not None:
                 _require_same_experiment(base, header, settings=keep)
             is_alone = file.is_alone()
@@ -466,7 +471,7 @@ class CassetteStore:
             raise RuntimeError("there is no cassette to add a witness to")
         seen = set(calls)
         # Asking takes long: what somebody else wrote meanwhile is kept, or refused.
-        current = _open_base(self.path)
+        current = open_recorded(self.path)
         for scope, asked, n in sorted(seen):
             call = current.calls.get((scope, asked, n))
             where = f"repeat {n} of {asked[:16]}… in {scope}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from swarm_repro.study.conduct import Conducted
     from swarm_repro.study.file import Study
     from swarm_repro.study.folder import StudyFolder
+    from swarm_repro.study.recordings import Merged
 
 _PATH = click.Path(path_type=Path)
 _OUT = click.option("--out", type=_PATH, help="Folder of the results; the study's if not given.")
@@ -48,6 +49,9 @@ def command() -> None:
 @click.option("--fail-fast", is_flag=True, help="Begin no further run after one has failed.")
 @redact_by_name
 @click.option("--dry-run", is_flag=True, help="Check the study, and say what it takes.")
+@click.option(
+    "--probe", is_flag=True, help="With --dry-run: try a step of what was never recorded."
+)
 @_OUT
 @_JSON
 def run(
@@ -60,6 +64,7 @@ def run(
     fail_fast: bool,
     redact: str | None,
     dry_run: bool,
+    probe: bool,
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -70,6 +75,8 @@ def run(
     """
     pin_hash_seed()
     _require_installed("pyarrow")
+    if probe and not dry_run:
+        raise UsageError("--probe goes with --dry-run")
     from swarm_repro.study.conduct import Orders, conduct
     from swarm_repro.study.file import load_study
     from swarm_repro.study.folder import StudyFolder
@@ -86,7 +93,7 @@ def run(
         redact=redact,
     )
     if not as_json:
-        click.echo(f"{printable(study.name)}: {_size(study)}", err=True)
+        click.echo(f"{printable(study.name)}: {_size(study, probe=probe)}", err=True)
     if dry_run:
         return int(ExitCode.OK)
     with StudyProgress(study.name) as progress:
@@ -187,6 +194,44 @@ def collect(file: Path, folders: tuple[Path, ...], out: Path | None) -> int:
     return int(ExitCode.OK)
 
 
+@command.command("merge")
+@click.argument("file", type=_PATH)
+@click.option("--archive", is_flag=True, help="Write .jsonl.zst: a tenth of the size.")
+@click.option("--remove", is_flag=True, help="Remove what is in another cassette then.")
+@_JSON
+def merge(file: Path, archive: bool, remove: bool, as_json: bool) -> int:
+    """Join the recordings of a study FILE, those of all seeds of one setting in one cassette.
+
+    The study is replayed from these, too. Runs of which one says something in another way stay in
+    cassettes of their own: two seeds ask an agent the same, or a repeat was answered otherwise.
+    """
+    from swarm_repro.study.file import load_study
+    from swarm_repro.study.recordings import merge_recordings
+
+    study = load_study(file)
+    done = list(merge_recordings(study, archive=archive, remove=remove))
+    if as_json:
+        click.echo(encode_json([_joined(one) for one in done]))
+    else:
+        for one in done:
+            said = f"{one.runs} runs, {one.calls} calls"
+            if one.conflicts:
+                first = one.conflicts[0]
+                said = f"{one.runs} runs stay apart: {first.what}: {first.why}"
+            click.echo(printable(f"{one.path}: {said}"))
+    return int(ExitCode.OK)
+
+
+def _joined(one: Merged) -> dict[str, Any]:
+    return {
+        "cassette": str(one.path),
+        "joined": not one.conflicts,
+        "runs": one.runs,
+        "calls": one.calls,
+        "conflicts": [{"what": found.what, "why": found.why} for found in one.conflicts],
+    }
+
+
 def _require_installed(*packages: str) -> None:
     """See that what will be needed is there, before anything is spent.
 
@@ -210,16 +255,18 @@ def _shard(given: str | None) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
-def _size(study: Study) -> str:
-    from swarm_repro.study.conduct import estimate_s
+def _size(study: Study, *, probe: bool) -> str:
+    from swarm_repro.study.estimate import estimate
 
     count = len(study.runs)
-    each = estimate_s(study)
-    if each is None:
-        return f"{count} runs; how long they take is known once one is recorded"
-    hours = count * each / 3600
+    found = estimate(study, probe=probe)
+    if found is None:
+        return f"{count} runs; how long they take is told once one is recorded, or by --probe"
+    hours = found.model_s / 3600
     total = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-    return f"{count} runs, about {total} of a model to record ({each:.0f} s each, as recorded)"
+    source = "as a first step took just now" if found.tried else "as recorded"
+    each = found.model_s / count
+    return f"{count} runs, about {total} of a model to record ({each:.0f} s each, {source})"
 
 
 def _report(study: Study, conducted: Conducted, tables: list[Path]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, ExitCode, SwarmReproError, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.study.canary import require_alike
 from swarm_repro.study.engine import Engine, open_engine
 from swarm_repro.study.file import Run, Study
 from swarm_repro.study.folder import StudyFolder
+from swarm_repro.study.recordings import recording_of, require_recordings
 from swarm_repro.study.worker import Report, Task, end_servers, versions
 
 #: Runs that are handed out at once, for each worker: enough that none waits for the next.
@@ -108,7 +108,7 @@ def conduct(
         todo = [run for run in mine if folder.result(run, mode) is None]
         conducted = Conducted(mode, before=len(mine) - len(todo))
         if mode is Mode.REPLAY:
-            _require_cassettes(study, todo)
+            require_recordings(study, todo)
         on_begin(len(mine), conducted.before)
         if not todo:
             return conducted
@@ -133,21 +133,12 @@ def conduct(
 
 def _mode_of(study: Study) -> Mode:
     """Replay, where something was recorded."""
-    if any(study.cassette_of(run).exists() for run in study.runs):
+    if any(recording_of(study, run) is not None for run in study.runs):
         return Mode.REPLAY
     raise CassetteAccessError(
         f"there are no cassettes in {study.cassettes}; record them with: swarm-repro study run "
         f"{study.path} --record"
     )
-
-
-def _require_cassettes(study: Study, runs: Iterable[Run]) -> None:
-    missing = [run for run in runs if not study.cassette_of(run).exists()]
-    if missing:
-        raise CassetteAccessError(
-            f"{len(missing)} runs have no cassette, the first {study.cassette_of(missing[0])}; "
-            f"record them with: swarm-repro study run {study.path} --record"
-        )
 
 
 def _shard(runs: Iterable[Run], shard: tuple[int, int] | None) -> Iterable[Run]:
@@ -237,20 +228,3 @@ class _Conductor:
             self._conducted.finished.append(report.run)
             self._conducted.cpu_s += report.cpu_s
         self._on_report(report)
-
-
-def estimate_s(study: Study) -> float | None:
-    """Seconds of a model that a run takes, from what was recorded before; None if nothing was.
-
-    Recordings of the study count, else those of its scenarios where ``run`` puts them.
-    """
-    recorded = [study.cassette_of(run) for run in study.runs]
-    beside = [Path("cassettes") / f"{run.scenario}.seed{run.seed}.jsonl" for run in study.runs]
-    for paths in (recorded, beside):
-        found = [path for path in dict.fromkeys(paths) if path.is_file()][:8]
-        took = [
-            sum(call.duration_s for call in read_cassette(path).calls.values()) for path in found
-        ]
-        if took:
-            return sum(took) / len(took)
-    return None

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import yaml
 
 from swarm_repro.canonical import encode_canonical, sha256_hex
+from swarm_repro.cassette.archive import SUFFIX
 from swarm_repro.errors import RequestError, ScenarioError, UsageError
 from swarm_repro.simulation.scenario import Scenario, load_scenario
 from swarm_repro.study.settings import apply, require_setting
@@ -57,6 +58,7 @@ class Run:
     Attributes:
         number: Its place in the study, from 0.
         name: What its folder and its cassette are called; unique in the study.
+        group: What the runs of this scenario and settings are called together.
         scenario: Id of the scenario.
         source: The scenario file.
         document: The scenario with this run's settings, as YAML text.
@@ -67,6 +69,7 @@ class Run:
 
     number: int
     name: str
+    group: str
     scenario: str
     source: Path
     document: str
@@ -104,8 +107,10 @@ class Study:
     out: Path
 
     def cassette_of(self, run: Run) -> Path:
-        """Where a run is recorded."""
-        return self.cassettes / f"{run.name}.jsonl"
+        """A run's own cassette; an archive, where there is one instead."""
+        plain = self.cassettes / f"{run.name}.jsonl"
+        archive = plain.with_name(plain.name + SUFFIX)
+        return archive if archive.exists() and not plain.exists() else plain
 
 
 def load_study(path: Path) -> Study:
@@ -130,7 +135,8 @@ def load_study(path: Path) -> Study:
         runs = tuple(_runs(document, grid))
         backend = _backend(_or_empty(document.get("backend")))
         _require_backend(runs, backend)
-        _refuse_repeated([run.name for run in runs], "the study")
+        groups = dict.fromkeys(run.group for run in runs)
+        _refuse_repeated([*(run.name for run in runs), *groups], "the study")
         return Study(
             path=path,
             name=name,
@@ -202,10 +208,12 @@ def _encoded(value: object, path: str) -> bytes:
 
 
 def _refuse_repeated(values: Sequence[object], where: str) -> None:
-    for place, value in enumerate(values):
-        if value in values[:place]:
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
             shown = value.decode() if isinstance(value, bytes) else value
             raise UsageError(f"{where} has {shown} twice: the same run would be made again")
+        seen.add(value)
 
 
 def _seeds(value: object) -> list[int]:
@@ -260,7 +268,9 @@ def _runs(document: Mapping[str, Any], grid: Mapping[str, list[object]]) -> Iter
             for seed in seeds:
                 for repeat in range(repeats):
                     name = f"{label}.seed{seed}" + (f".repeat{repeat}" if repeats > 1 else "")
-                    yield Run(number, name, scenario.id, source, text, settings, seed, repeat)
+                    yield Run(
+                        number, name, label, scenario.id, source, text, settings, seed, repeat
+                    )
                     number += 1
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import util
 from pathlib import Path
@@ -22,6 +22,7 @@ from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.part import is_held, part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
+from swarm_repro.cassette.records import CallRecord
 from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError, UsageError
 from swarm_repro.masking import find_redaction
 from swarm_repro.mode import Mode
@@ -33,6 +34,7 @@ from swarm_repro.simulation.run import run_scenario
 from swarm_repro.study.file import Run, Study, StudyBackend
 from swarm_repro.study.folder import ARTIFACTS, SERVERS, StudyFolder, write_whole
 from swarm_repro.study.models import find_model, under_name
+from swarm_repro.study.recordings import recording_of
 
 #: Seconds that the process of a lost worker may take to end.
 _LONGEST_END_S = 60.0
@@ -92,7 +94,7 @@ def perform(task: Task) -> Report:
 
 def _perform(task: Task, folder: StudyFolder) -> Report:
     run, study = task.run, task.study
-    cassette = study.cassette_of(run)
+    cassette, mode = _recorded_in(study, run, task.mode)
     _wait_until_free(cassette)
     with folder.begun(run) as place:
         scenario = place / f"{run.scenario}.yaml"
@@ -102,12 +104,12 @@ def _perform(task: Task, folder: StudyFolder) -> Report:
             RunOptions(
                 scenario=scenario,
                 seed=run.seed,
-                mode=_mode_for(cassette, task.mode),
+                mode=mode,
                 cassette=cassette,
                 out=place / ARTIFACTS,
                 epochs=study.epochs,
                 steps=study.steps,
-                served=served_by(run, task) if task.mode.calls_model else Served(),
+                served=served_by(run, task) if mode.calls_model else Served(),
                 redact=None if task.redact is None else find_redaction(task.redact),
             )
         )
@@ -117,15 +119,16 @@ def _perform(task: Task, folder: StudyFolder) -> Report:
             folder.keep_failure(run, exit_code=int(outcome.exit_code), messages=messages)
             return Report(run.name, int(outcome.exit_code), tuple(messages), cpu_s)
         recorded = _recorded(outcome, cassette)
+        used = [recorded.calls[call] for call in outcome.session.ledger.used]
         folder.keep(
             run,
             place,
             mode=task.mode,
-            result=_result(outcome, recorded),
+            result=_result(outcome, recorded, used),
             times={
                 "duration_s": round(time.monotonic() - began, 3),
                 "cpu_s": round(cpu_s, 3),
-                "model_s": round(sum(call.duration_s for call in recorded.calls.values()), 3),
+                "model_s": round(sum(call.duration_s for call in used), 3),
                 "peak_mb": round(_peak_mb(), 1),
                 "worker": worker_name(),
             },
@@ -140,10 +143,16 @@ def _wait_until_free(cassette: Path) -> None:
         time.sleep(0.05)
 
 
-def _mode_for(cassette: Path, mode: Mode) -> Mode:
-    """A recording that was ended on the way goes on from what it has."""
-    is_begun = part_path(cassette).exists() or cassette.exists()
-    return Mode.AUTO if mode is Mode.RECORD and is_begun else mode
+def _recorded_in(study: Study, run: Run, mode: Mode) -> tuple[Path, Mode]:
+    """Where a run is recorded, or will be, and what to do with its calls."""
+    own = study.cassette_of(run)
+    if part_path(own).exists() or own.exists():
+        # A recording that was ended on the way goes on from what it has.
+        return own, Mode.AUTO if mode is Mode.RECORD else mode
+    merged = recording_of(study, run)
+    if merged is None:
+        return own, mode
+    return merged, Mode.REPLAY if mode.writes else mode
 
 
 def _is_finished(outcome: Outcome) -> bool:
@@ -162,11 +171,10 @@ def _recorded(outcome: Outcome, cassette: Path) -> Cassette:
     return read_cassette(cassette)
 
 
-def _result(outcome: Outcome, recorded: Cassette) -> dict[str, object]:
+def _result(outcome: Outcome, recorded: Cassette, used: Sequence[CallRecord]) -> dict[str, object]:
     """What the tables are made of: nothing that differs by nature."""
     usage = outcome.session.ledger.usage.values()
     history = outcome.plan.out / artifacts.HISTORY
-    used = [recorded.calls[call] for call in outcome.session.ledger.used if call in recorded.calls]
     return {
         "criteria": "failed" if outcome.messages else "passed",
         "calls": sum(counter["calls"] for counter in usage),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from swarm_repro.cassette.reader import read_cassette
+from swarm_repro.study.estimate import Estimate, estimate
+from swarm_repro.study.file import load_study
 from tests.study.making import (
     TAX,
     command,
@@ -184,3 +188,38 @@ def test_how_long_it_takes_is_told_from_what_was_recorded() -> None:
     done = study("run", TAX, "--dry-run", cwd=ROOT)
     assert "12 runs, about" in done.stderr
     assert "as recorded" in done.stderr
+
+
+def test_how_long_it_takes_follows_from_each_scenarios_steps(
+    small: Path, stub: StubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study("run", small, "--record", "--shard", "1/4", "--workers", 1, cwd=tmp_path)
+    recorded = estimate(load_study(small), probe=False)
+    assert recorded is not None
+    (path,) = tmp_path.glob("cassettes/small/*.jsonl")
+    took = sum(call.duration_s for call in read_cassette(path).calls.values())
+    assert recorded == Estimate(pytest.approx(4 * took), tried=False)
+    # Twice as many steps, of which nothing more is known.
+    write_study(tmp_path, settings={"simulation.n_epochs": [4]})
+    shutil.move(path, tmp_path / "cassettes" / "small.seed1.jsonl")
+    longer = estimate(load_study(small), probe=False)
+    assert longer == Estimate(pytest.approx(2 * 2 * took), tried=False)
+
+
+def test_a_step_is_tried_where_nothing_was_recorded(
+    small: Path, stub: StubServer, tmp_path: Path
+) -> None:
+    said = study("run", small, "--dry-run", cwd=tmp_path).stderr
+    assert "4 runs; how long they take is told once one is recorded, or by --probe" in said
+    assert not stub.chats
+    stub.delay_s = 0.5
+    said = study("run", small, "--dry-run", "--probe", cwd=tmp_path).stderr
+    # Two calls of half a second in a step, two steps in each of four runs.
+    seconds = re.search(r"4 runs, about 0 minutes of a model to record \((\d) s each, as a", said)
+    assert seconds is not None, said
+    assert int(seconds[1]) in (2, 3)
+    assert not list(tmp_path.rglob("*.jsonl"))
+    stub.fault = lambda _number: 400
+    assert "HTTP 400" in study("run", small, "--dry-run", "--probe", cwd=tmp_path, code=4).stderr
+    assert "--dry-run" in study("run", small, "--probe", cwd=tmp_path, code=2).stderr
