@@ -62,7 +62,10 @@ def planted(seeds: int, *, repeats: int = 1, noise: float = 0.0) -> tuple[Study,
                 for repeat in range(repeats):
                     settings = {"governance.transaction_tax_rate": tax, "temperature": heat}
                     name = f"{tax} {heat} {seed} {repeat}"
-                    runs.append(Run(len(runs), name, "s", Path("s"), "", settings, seed, repeat))
+                    group = f"{tax} {heat}"
+                    runs.append(
+                        Run(len(runs), name, group, "s", Path("s"), "", settings, seed, repeat)
+                    )
                     value = luck[seed] - 10 * tax + heat + draw.normal(0, noise)
                     found[name] = result(float(value))
     paths = ("governance.transaction_tax_rate", "temperature")

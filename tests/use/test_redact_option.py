@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import openai
 import pytest
 
 from tests.study.making import write_scenario, write_study
@@ -103,11 +103,13 @@ def test_the_endpoint(project: Path, stub: StubServer) -> None:
     ) as server:
         assert server.stdout is not None
         address = server.stdout.readline().strip()
-        body = {"model": "stub", "messages": [{"role": "user", "content": f"I am {NAME}."}]}
-        answer = httpx.post(f"{address}/chat/completions", json=body, timeout=30)
+        with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+            answer = client.chat.completions.create(
+                model="stub", messages=[{"role": "user", "content": f"I am {NAME}."}]
+            )
         server.terminate()
         assert server.wait(30) == 0
-    assert "[name] herself" in answer.text
+    assert "[name] herself" in str(answer.choices[0].message.content)
     assert "I am [name]." in stored(project)
 
 
