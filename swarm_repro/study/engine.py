@@ -28,6 +28,10 @@ _QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
     "distributed.worker.heartbeat-interval": "2s",
+    # Fifty looks a second at each of five event loops are most of what an idle cluster costs.
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.cycle": "5s",
+    "distributed.worker.memory.monitor-interval": "10s",
 }
 
 
