@@ -116,9 +116,9 @@ def conduct(
             with open_engine(
                 orders.engine, workers=orders.workers, scheduler=orders.scheduler
             ) as engine:
-                task = Task(
-                    replace(study, runs=()), todo[0], mode, folder.path.absolute(), 1, orders.redact
-                )
+                # A worker may have been started in another folder.
+                there = replace(study, runs=(), cassettes=study.cassettes.absolute())
+                task = Task(there, todo[0], mode, folder.path.absolute(), 1, orders.redact)
                 tasks = [replace(task, run=run, workers=engine.workers) for run in todo]
                 require_alike(engine.canaries(tasks[0]), here=versions())
                 _Conductor(engine, orders, conducted, on_report).make(tasks)

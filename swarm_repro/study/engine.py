@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any, NoReturn, Protocol, cast
 
@@ -210,12 +211,44 @@ class DaskEngine:
 
 
 def _connected(distributed: Any, scheduler: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other versions, which are said below in one line
+        try:
+            client = distributed.Client(scheduler, timeout=_SCHEDULER_LIMIT)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise BackendUnreachableError(
+                f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask "
+                "scheduler"
+            ) from error
+        except Exception as error:  # what one version of Dask makes of another
+            raise UsageError(
+                f"the scheduler at {scheduler} does not understand distributed "
+                f"{distributed.__version__}, which is here ({type(error).__name__}: {error}): "
+                "install the same on all"
+            ) from error
     try:
-        return distributed.Client(scheduler, timeout=_SCHEDULER_LIMIT)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise BackendUnreachableError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
-        ) from error
+        _require_same_dask(client.get_versions(), scheduler)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _require_same_dask(versions: Mapping[str, Any], scheduler: str) -> None:
+    """Refuse a scheduler and workers with another Dask: what they do with one is not known.
+
+    Raises:
+        UsageError: One has.
+    """
+    here = versions["client"]["packages"]["distributed"]
+    others = {f"the scheduler at {scheduler}": versions["scheduler"]}
+    others.update({f"worker {name}": one for name, one in versions["workers"].items()})
+    for name, one in others.items():
+        if one["packages"]["distributed"] != here:
+            raise UsageError(
+                f"{name} has distributed {one['packages']['distributed']}, and {here} is here: "
+                "install the same on all"
+            )
 
 
 @contextlib.contextmanager
