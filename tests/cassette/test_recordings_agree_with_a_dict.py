@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import zstandard
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -126,6 +127,8 @@ class Recordings(RuleBasedStateMachine):
         place = int(at * len(self.file))
         changed = bytearray(self.file)
         changed[place] ^= 1 << bit
+        if self.is_harmless(bytes(changed)):
+            return
         self.path.write_bytes(changed)
         with pytest.raises(SwarmReproError):
             self._add_nothing(keep=keep)
@@ -134,6 +137,10 @@ class Recordings(RuleBasedStateMachine):
         with pytest.raises(SwarmReproError):
             len(open_for_replay(self.path).calls())
         self.path.write_bytes(self.file)
+
+    def is_harmless(self, changed: bytes) -> bool:
+        """Whether a changed file says the same, byte for byte."""
+        return changed == self.file
 
     def _add_nothing(self, *, keep: bool) -> None:
         with closing(open_for_recording(self.path, self.header, keep=keep)) as store:
@@ -334,6 +341,20 @@ class Archived(Recordings):
     """The same on an archive."""
 
     name = "c.jsonl.zst"
+
+    def is_harmless(self, changed: bytes) -> bool:
+        # Some bits of a frame mean nothing to who unpacks it, such as those for other tables.
+        assert self.file is not None
+        try:
+            return unpack(changed) == unpack(self.file)
+        except zstandard.ZstdError:
+            return False
+
+
+def unpack(archive: bytes) -> bytes:
+    decompressor = zstandard.ZstdDecompressor()
+    with decompressor.stream_reader(archive, read_across_frames=True) as reader:
+        return reader.read()
 
 
 class Indexed(Recordings):
