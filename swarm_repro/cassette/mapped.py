@@ -48,6 +48,7 @@ _TAIL_BYTES: Final = 1 << 16
 #: What the runs and witnesses of a file may take: no study has as many.
 _MOST_TAIL_BYTES: Final = 1 << 28
 _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record":"env"')
+_sha256: Final = hashlib.sha256
 _OF_ID: Final = ("scope", "asked", "n")
 
 
@@ -154,6 +155,7 @@ class MappedFile:
             self._scan = Scan(self.path, descriptor)
             known = self._scan.index
         self._index = known
+        self._types = known.types
 
     @property
     def most_calls(self) -> int:
@@ -254,21 +256,20 @@ class MappedFile:
             raise self._damaged(f"a call of model {call.model!r}, which is not in the file")
         return call
 
-    def answer(self, offset: int, length: int, digest: bytes) -> bytes:
-        """The bytes of an answer.
+    def answer(self, content: tuple[Any, ...]) -> Completion:
+        """The answer of a call that is written as recorders write it, its bytes checked.
+
+        Args:
+            content: The call's digest, and as ``index_file.CALL`` says.
 
         Raises:
             CassetteDamagedError: They are not what was written.
         """
-        body = os.pread(self._descriptor, length, offset)
-        if hashlib.sha256(body).digest() != digest:
+        _, offset, _, start, size, digest, _, _, _, _, _, duration_s, status, kind, _, _ = content
+        body = os.pread(self._descriptor, size, offset + start)
+        if _sha256(body).digest() != digest:
             raise self._damaged("the response's bytes do not have the recorded SHA-256")
-        return body
-
-    @property
-    def types(self) -> list[str]:
-        """Content types of answers, by number."""
-        return self._index.types
+        return Completion(status, self._types[kind], body, duration_s)
 
     def place_of_text(self, digest: object) -> tuple[int, int] | None:
         """Where a text is; None where it is not in the file."""
@@ -370,11 +371,7 @@ class _QuickCall(CallRecord):
 
     def decode_completion(self) -> Completion:
         """As of any call."""
-        _, offset, _, start, size, digest, _, _, _, _, _, duration_s, status, kind, _, _ = (
-            self._content
-        )
-        body = self._mapped.answer(offset + start, size, digest)
-        return Completion(status, self._mapped.types[kind], body, duration_s)
+        return self._mapped.answer(self._content)
 
     #: Not kept: a long replay would hold every answer it has given.
     completion = property(decode_completion)

@@ -222,6 +222,8 @@ class CassetteStore:
         self.header = first
         self._base = base
         self._base_calls: Mapping[CallId, CallRecord] = base.calls if base else {}
+        calls = self._base_calls
+        self._find_recorded = calls.find if isinstance(calls, MappedCalls) else calls.get
         self._writer = writer
         self._is_recording = writer is not None
         self._run_id = run_id
@@ -275,7 +277,7 @@ class CassetteStore:
     def find(self, call_id: CallId) -> CallRecord | None:
         """A recorded call, or None."""
         found = self._calls.get(call_id) if self._calls else None
-        return self._base_calls.get(call_id) if found is None else found
+        return self._find_recorded(call_id) if found is None else found
 
     def may_replace(self, call_id: CallId) -> bool:
         """Whether nothing but an earlier recording of the present run would lose this call."""
