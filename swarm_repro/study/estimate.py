@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from swarm_repro.simulation.plan import Plan, RunOptions, make_plan
 from swarm_repro.simulation.run import run_scenario
 from swarm_repro.study.file import Run, Study
 from swarm_repro.study.recordings import recording_of
-from swarm_repro.study.worker import Task, served_by
+from swarm_repro.study.worker import Task, end_own, served_by
 
 #: Recordings of a scenario that are looked at.
 _MOST = 8
@@ -108,21 +110,37 @@ def _tried_step_s(study: Study, run: Run) -> float:
         scenario = Path(folder) / f"{run.scenario}.yaml"
         scenario.write_text(run.document, encoding="utf-8")
         task = Task(replace(study, runs=()), run, Mode.LIVE, Path(folder), 1)
-        outcome = run_scenario(
-            RunOptions(
-                scenario=scenario,
-                seed=run.seed,
-                mode=Mode.LIVE,
-                out=Path(folder) / "artifacts",
-                epochs=1,
-                steps=1,
-                served=served_by(run, task),
-            ),
-            on_call=on_call,
-        )
+        with _own_server_ended():
+            outcome = run_scenario(
+                RunOptions(
+                    scenario=scenario,
+                    seed=run.seed,
+                    mode=Mode.LIVE,
+                    out=Path(folder) / "artifacts",
+                    epochs=1,
+                    steps=1,
+                    served=served_by(run, task),
+                ),
+                on_call=on_call,
+            )
     if outcome.exit_code not in (ExitCode.OK, ExitCode.DIFFERENCE):
         raise BackendError(f"a step of {run.scenario} failed: {'; '.join(outcome.messages)}")
     return sum(took)
+
+
+@contextlib.contextmanager
+def _own_server_ended() -> Iterator[None]:
+    """End this process's own server with the block, also where the process is told to end."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        end_own()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _plan_of(study: Study, run: Run) -> Plan:
