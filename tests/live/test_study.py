@@ -73,3 +73,31 @@ def test_a_study_in_process_finds_its_model_under_another_name(
     elsewhere.unlink()
     study("run", path, "--replay", "--out", "replayed", cwd=tmp_path)
     assert tables_of(tmp_path / "replayed") == recorded
+
+
+def server_that_answers(study_id: int, *, limit_s: float = 120) -> psutil.Process:
+    """The server that a study has started, once it works on a call."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        for child in psutil.Process(study_id).children(recursive=True):
+            if "xllamacpp_server" in " ".join(child.cmdline()) and child.cpu_times().user > 2:
+                return child
+        time.sleep(0.05)
+    raise AssertionError("no server works")
+
+
+def test_a_probe_that_is_told_to_end_ends_its_server(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_REPRO_MODELS", str(model_path.parent))
+    backend = {"kind": "llama-server", "model": hash_file(model_path)}
+    scenario = str(ROOT / "scenarios" / "council.yaml")
+    path = write_study(tmp_path, scenarios=[scenario], backend=backend)
+    with subprocess.Popen(
+        command("run", path, "--dry-run", "--probe"),
+        cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL,
+    ) as probing:  # fmt: skip
+        server = server_that_answers(probing.pid)
+        probing.terminate()
+        assert probing.wait(60) == 143
+    server.wait(10)
