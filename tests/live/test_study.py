@@ -18,18 +18,23 @@ from tests.support.command import ROOT
 pytestmark = pytest.mark.slow
 
 
-def worker_that_records(study_id: int, *, limit_s: float = 300) -> psutil.Process:
-    """A Dask worker whose child's server works on a call."""
+def server_at_work(study_id: int, *, limit_s: float = 300) -> psutil.Process:
+    """A server that a study has started, once it works on a call."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         for child in psutil.Process(study_id).children(recursive=True):
             if "xllamacpp_server" in " ".join(child.cmdline()) and child.cpu_times().user > 2:
-                records = child.parent()
-                worker = records.parent() if records is not None else None
-                if worker is not None:
-                    return worker
+                return child
         time.sleep(0.05)
-    raise AssertionError("no worker has begun to record")
+    raise AssertionError("no server works")
+
+
+def worker_that_records(study_id: int) -> psutil.Process:
+    """A Dask worker whose child's server works on a call."""
+    records = server_at_work(study_id).parent()
+    worker = records.parent() if records is not None else None
+    assert worker is not None
+    return worker
 
 
 def test_runs_of_a_worker_that_was_killed_are_made_by_others(
@@ -75,17 +80,6 @@ def test_a_study_in_process_finds_its_model_under_another_name(
     assert tables_of(tmp_path / "replayed") == recorded
 
 
-def server_that_answers(study_id: int, *, limit_s: float = 120) -> psutil.Process:
-    """The server that a study has started, once it works on a call."""
-    until = time.monotonic() + limit_s
-    while time.monotonic() < until:
-        for child in psutil.Process(study_id).children(recursive=True):
-            if "xllamacpp_server" in " ".join(child.cmdline()) and child.cpu_times().user > 2:
-                return child
-        time.sleep(0.05)
-    raise AssertionError("no server works")
-
-
 def test_a_probe_that_is_told_to_end_ends_its_server(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +91,7 @@ def test_a_probe_that_is_told_to_end_ends_its_server(
         command("run", path, "--dry-run", "--probe"),
         cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL,
     ) as probing:  # fmt: skip
-        server = server_that_answers(probing.pid)
+        server = server_at_work(probing.pid)
         probing.terminate()
         assert probing.wait(60) == 143
     server.wait(10)
