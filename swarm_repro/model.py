@@ -55,8 +55,7 @@ class KeyFrame:
 
     Attributes:
         grammar: What constrains a call that brings no grammar of its own, or None.
-        before_input: Canonical JSON from the endpoint to ``input``.
-        before_sampling: From ``model`` to ``sampling``.
+        before_input: Canonical JSON up to ``input``, for a call that captures nothing more.
         after_seed: From ``template`` on, for a call without template arguments and unknown members.
     """
 
@@ -66,12 +65,19 @@ class KeyFrame:
         self._endpoint = endpoint
         self._known: dict[bytes, bytes] = {}
         self.grammar = binding.defaults.get(endpoint, {}).get("grammar") or None
-        self.before_input = b',"endpoint":"%b","input":' % endpoint.encode()
-        self.before_sampling = b',"model":%b,"sampling":' % binding.encoded_identity
+        self.before_input = self.before(b"{}")
         self.after_seed = self.after(None, b"{}")
 
+    def before(self, capture: bytes) -> bytes:
+        """Canonical JSON up to ``input``.
+
+        Args:
+            capture: Canonical JSON of ``capture``.
+        """
+        return b'{"capture":%b,"endpoint":"%b","input":' % (capture, self._endpoint.encode())
+
     def sampling(self, given: Mapping[str, object]) -> bytes:
-        """Canonical JSON of ``sampling``.
+        """Canonical JSON from ``model`` up to ``seed``.
 
         Agents repeat their parameters call after call, so results are remembered.
 
@@ -84,7 +90,11 @@ class KeyFrame:
         key = encode_json(given)
         known = self._known.get(key)
         if known is None:
-            known = encode_canonical(self._binding.effective_sampling(self._endpoint, given))
+            effective: dict[str, object] = {}
+            if self._endpoint != "opaque":
+                effective = self._binding.effective_sampling(self._endpoint, given)
+            identity = self._binding.encoded_identity
+            known = b',"model":%b,"sampling":%b,"seed":' % (identity, encode_canonical(effective))
             self._known[key] = known
         return known
 

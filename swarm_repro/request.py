@@ -165,7 +165,7 @@ class Request:
     def identity(self, *, seed: int | None) -> bytes:
         """The canonical JSON that is hashed."""
         before, after = self._encode()
-        return before + _encoded_seed(seed) + after
+        return before + (b"null" if seed is None else b"%d" % seed) + after
 
     # The members of the identity are sorted, so that all but the seed is encoded and hashed once
     # and serves both keys: capture, endpoint, input, model, sampling | seed | template, unknown.
@@ -181,8 +181,7 @@ class Request:
         frame = self.binding.frame(self.endpoint)
         if self.endpoint == "opaque":
             asked = encode_canonical(self._opaque_input())
-            before = b'{"capture":{}%b%b%b{},"seed":'
-            return before % (frame.before_input, asked, frame.before_sampling), frame.after_seed
+            return b"".join((frame.before_input, asked, frame.sampling({}))), frame.after_seed
         capture: dict[str, object] = {}
         given: dict[str, object] = {}
         sampled: dict[str, object] = {}
@@ -213,16 +212,12 @@ class Request:
                 template_kwargs = value
         if frame.grammar is not None and "grammar" not in given and "json_schema" not in given:
             given["grammar"] = frame.grammar
-        before = b'{"capture":%b%b%b%b%b,"seed":' % (
-            encode_canonical(capture) if capture else b"{}",
-            frame.before_input,
-            encode_canonical(given, finite=finite),
-            frame.before_sampling,
-            frame.sampling(sampled),
-        )
-        if template_kwargs is None and not unknown:
-            return before, frame.after_seed
-        return before, frame.after(template_kwargs, encode_canonical(unknown))
+        before = frame.before(encode_canonical(capture)) if capture else frame.before_input
+        asked = encode_canonical(given, finite=finite)
+        after = frame.after_seed
+        if template_kwargs is not None or unknown:
+            after = frame.after(template_kwargs, encode_canonical(unknown))
+        return b"".join((before, asked, frame.sampling(sampled))), after
 
     def _opaque_input(self) -> dict[str, object]:
         method, _, target = self.path.partition(" ")
@@ -285,10 +280,6 @@ def _ordered_inside(messages: object) -> object:
         else message
         for message in messages
     ]
-
-
-def _encoded_seed(seed: int | None) -> bytes:
-    return b"null" if seed is None else b"%d" % seed
 
 
 def normalise_seed(value: object) -> int | None:

@@ -61,7 +61,7 @@ def joined(
 
 def digests_of(ids: Set[CallId]) -> Iterator[bytes]:
     """What calls are found by in a table (``call_digest``), in no order."""
-    return ids.digests() if isinstance(ids, NumberedCalls) else (call_digest(*one) for one in ids)
+    return ids.digests() if isinstance(ids, NumberedCalls) else (call_digest(one) for one in ids)
 
 
 class MappedCalls(Mapping[CallId, CallRecord]):
@@ -70,17 +70,17 @@ class MappedCalls(Mapping[CallId, CallRecord]):
     def __init__(self, mapped: MappedFile) -> None:
         """Make a mapping; ``find`` is ``get`` in one step less."""
         self._mapped = mapped
-        self.find: Callable[[CallId], CallRecord | None] = mapped.find
+        self.find = mapped.finder()
 
     def __getitem__(self, call_id: CallId) -> CallRecord:
-        found = self._mapped.find(call_id)
+        found = self.find(call_id)
         if found is None:
             raise KeyError(call_id)
         return found
 
     def get(self, call_id: CallId, default: Any = None) -> Any:
         """The call of an id, or else the default."""
-        found = self._mapped.find(call_id)
+        found = self.find(call_id)
         return default if found is None else found
 
     def __contains__(self, call_id: object) -> bool:

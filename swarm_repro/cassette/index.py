@@ -232,7 +232,7 @@ class _Texts(Mapping[str, str]):
             raise CassetteDamagedError(
                 self._path, f"a call refers to text {digest}, which is not in the file"
             )
-        return self._read(*place[1:])
+        return self._read(*place)
 
     def __iter__(self) -> Iterator[str]:
         for number in range(len(self._places)):
@@ -262,7 +262,7 @@ class _IndexReader(RecordReader):
     def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
         del cassette
         scope, at, asked = self._once(call.scope), self._once(call.at), _key_bytes(call.asked)
-        if not self._seen.add(call_digest(*call.id)):
+        if not self._seen.add(call_digest(call.id)):
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
         self.entries.append(
             Entry(

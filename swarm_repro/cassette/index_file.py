@@ -30,14 +30,17 @@ _log = logging.getLogger(__name__)
 
 #: What belongs to a text: where its line is and how long, in bytes.
 TEXT: Final = "QI"
-#: What belongs to a call: the same, and what a replay needs of it, where its line is as recorders
-#: write it. Where its answer begins in the line (else 0) and how long it is, SHA-256 of that, the
-#: sent key, token counts (-1: unknown), seconds, HTTP status, number of the content type, and
-#: whether it was answered with another, or from the cache.
-CALL: Final = "QIII32s32s4idHH??"
+#: What belongs to a call in one piece: where its line is and how long; and, where that is as
+#: recorders write it, the sent key, token counts (-1: unknown), and whether it was answered with
+#: another, or from the cache.
+OF_CALL: Final = struct.Struct("=QI32s4i??")
+#: What belongs to a call. Of its answer, where the line is as recorders write it: where its bytes
+#: are (else 0) and how many, CRC-32 of them, seconds, and the number of its status and type. Then
+#: ``OF_CALL``.
+CALL: Final = f"QIIdH{OF_CALL.size}s"
 
 #: Version of the format, and the byte order it is read with.
-_MAGIC: Final = struct.pack("=8sI", b"srindex3", 0x01020304)
+_MAGIC: Final = struct.pack("=8sI", b"srindex4", 0x01020304)
 _HEAD: Final = struct.Struct("=5Q32s5QI")
 #: A file that was written this recently may be written again without another time.
 _RACY_NS: Final = 2_000_000_000
@@ -77,12 +80,12 @@ class Index(NamedTuple):
     Attributes:
         calls: By the digest of their ids, in file order; ``CALL``.
         texts: By their digests; ``TEXT``.
-        types: Content types of answers, which calls name by number.
+        types: HTTP statuses and content types of answers, which calls name by number.
     """
 
     calls: Table
     texts: Table
-    types: list[str]
+    types: list[tuple[int, str]]
 
 
 def empty() -> Index:
@@ -113,7 +116,7 @@ def load(state: State) -> Index | None:
         parts.append(mapped[head_end : head_end + length])
         head_end += length
     calls, texts = Table(CALL, parts[0], parts[1]), Table(TEXT, parts[2], parts[3])
-    return Index(calls, texts, orjson.loads(parts[4]))
+    return Index(calls, texts, [tuple(pair) for pair in orjson.loads(parts[4])])
 
 
 def save(state: State, index: Index) -> bool:

@@ -7,19 +7,22 @@ end of the file the index is kept. Each line that is served is checked as any li
 
 from __future__ import annotations
 
-import hashlib
 import os
+import struct
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette.call_sets import MappedCalls, NumberedCalls
+from swarm_repro.cassette.index_file import OF_CALL
 from swarm_repro.cassette.lines import (
     LineError,
     decode_line,
@@ -34,10 +37,11 @@ from swarm_repro.cassette.records import (
     env_at,
     spans_of,
 )
-from swarm_repro.cassette.scan import CALL, TEXT, Scan, call_digest
+from swarm_repro.cassette.scan import CALL, TEXT, Scan, call_digest, call_number
 from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteDamagedError
+from swarm_repro.once import once
 from swarm_repro.request import KEY_VERSION
 
 #: Files from this size on are opened so; smaller ones are read at once.
@@ -48,8 +52,8 @@ _TAIL_BYTES: Final = 1 << 16
 #: What the runs and witnesses of a file may take: no study has as many.
 _MOST_TAIL_BYTES: Final = 1 << 28
 _COMES_FIRST: Final = (b'{"record":"cassette"', b'{"record":"model"', b'{"record":"env"')
-_sha256: Final = hashlib.sha256
-_OF_ID: Final = ("scope", "asked", "n")
+_crc32: Final = zlib.crc32
+_pread: Final = os.pread
 
 
 def open_mapped(path: Path) -> Cassette:
@@ -144,7 +148,7 @@ class MappedFile:
         self.cassette = cassette
         self.path = cassette.path
         self.texts = _Texts(self)
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._envs = list(cassette.envs)
         #: Held while the file is read on, and while something is looked for in what grows.
         self._lock = threading.RLock()
@@ -155,7 +159,7 @@ class MappedFile:
             self._scan = Scan(self.path, descriptor)
             known = self._scan.index
         self._index = known
-        self._types = known.types
+        self.types = known.types
 
     @property
     def most_calls(self) -> int:
@@ -171,7 +175,7 @@ class MappedFile:
 
     def number_of(self, call_id: CallId) -> int | None:
         """The place of a call among those of the file, from 0; None where it has none."""
-        digest = call_digest(*call_id)
+        digest = call_digest(call_id)
         if self._scan is None:
             return self._index.calls.find(digest)
         with self._lock:
@@ -185,26 +189,44 @@ class MappedFile:
             if number is not None:
                 yield number
 
-    def find(self, call_id: CallId) -> CallRecord | None:
-        """The record of a call; None where it has none.
+    def finder(self) -> Callable[[CallId], CallRecord | None]:
+        """What finds the record of a call, in as few steps as there can be.
 
-        Raises:
-            CassetteDamagedError: It is not what was written.
+        Returns:
+            Gives the record of an id; None where it has none. Raises ``CassetteDamagedError`` where
+            it is not what was written.
         """
-        digest = call_digest(*call_id)
-        if self._scan is None:
-            found = self._index.calls.get(digest)
-        else:
-            with self._lock:
-                while (found := self._index.calls.get(digest)) is None and self._read_on():
-                    pass
-        if found is None:
+        if self._scan is not None:
+            return self._find_reading_on
+        slots, entries, mask, size = self._index.calls.parts
+        unpack_from, call_of = _ENTRY.unpack_from, self._call_of
+
+        # As ``Table.get`` finds what ``call_digest`` gives, without the calls of these.
+        def find(call_id: CallId) -> CallRecord | None:
+            number = call_number(call_id)
+            digest = number.to_bytes(DIGEST_BYTES, "little")
+            slot = number & mask
+            while entry := slots[slot]:
+                found = unpack_from(entries, (entry - 1) * size)
+                if found[0] == digest:
+                    return call_of(call_id, found)
+                slot = (slot + 1) & mask
             return None
-        if not found[3]:
-            return self.parsed(found[1], found[2], call_id)
-        call = object.__new__(_QuickCall)
-        known = call.__dict__
-        known["_id"], known["_content"], known["_mapped"] = call_id, found, self
+
+        return find
+
+    def _find_reading_on(self, call_id: CallId) -> CallRecord | None:
+        digest = call_digest(call_id)
+        with self._lock:
+            while (content := self._index.calls.get(digest)) is None and self._read_on():
+                pass
+        return None if content is None else self._call_of(call_id, (digest, *content))
+
+    def _call_of(self, call_id: CallId, found: tuple[Any, ...]) -> CallRecord:
+        if not found[1]:
+            return self.parsed(found[-1], call_id)
+        call = _new(_QuickCall)
+        _set_known(call, (self, call_id, found))
         return call
 
     def digest(self, number: int) -> bytes:
@@ -224,52 +246,37 @@ class MappedFile:
         """
         self._require(number)
         with self._lock:
-            offset, length, *_ = self._index.calls.content(number)
-        return self.parsed(offset, length, None)
+            *_, of_call = self._index.calls.content(number)
+        return self.parsed(of_call)
 
     def _require(self, number: int) -> None:
         with self._lock:
             while number >= len(self._index.calls) and self._read_on():
                 pass
             if number >= len(self._index.calls):
-                raise self._damaged(f"a run has call {number}, which is not in the file")
+                raise self.damaged(f"a run has call {number}, which is not in the file")
 
-    def parsed(self, offset: int, length: int, call_id: CallId | None) -> CallRecord:
-        """The call of a line, all of it read.
+    def parsed(self, of_call: bytes, call_id: CallId | None = None) -> CallRecord:
+        """A call, all of its line read.
 
         Args:
-            offset: Of the line.
-            length: Of the line.
+            of_call: As ``index_file.OF_CALL`` says.
             call_id: What the call is found by, where that is known.
 
         Raises:
             CassetteDamagedError: It is not what was written.
         """
+        offset, length, *_ = OF_CALL.unpack(of_call)
         record = self._record(offset, length)
         try:
             call = CallRecord.from_json(record, texts=self.texts, envs=self._envs)
         except LineError as error:
-            raise self._damaged(str(error)) from error
+            raise self.damaged(str(error)) from error
         if call_id is not None and call.id != call_id:
-            raise self._damaged("the index names another call")
+            raise self.damaged("the index names another call")
         if call.model not in self.cassette.models:
-            raise self._damaged(f"a call of model {call.model!r}, which is not in the file")
+            raise self.damaged(f"a call of model {call.model!r}, which is not in the file")
         return call
-
-    def answer(self, content: tuple[Any, ...]) -> Completion:
-        """The answer of a call that is written as recorders write it, its bytes checked.
-
-        Args:
-            content: The call's digest, and as ``index_file.CALL`` says.
-
-        Raises:
-            CassetteDamagedError: They are not what was written.
-        """
-        _, offset, _, start, size, digest, _, _, _, _, _, duration_s, status, kind, _, _ = content
-        body = os.pread(self._descriptor, size, offset + start)
-        if _sha256(body).digest() != digest:
-            raise self._damaged("the response's bytes do not have the recorded SHA-256")
-        return Completion(status, self._types[kind], body, duration_s)
 
     def place_of_text(self, digest: object) -> tuple[int, int] | None:
         """Where a text is; None where it is not in the file."""
@@ -278,8 +285,7 @@ class MappedFile:
         except (TypeError, ValueError):
             return None
         with self._lock:
-            number = self._index.texts.find(known)
-            return None if number is None else self._index.texts.content(number)
+            return self._index.texts.get(known)
 
     def count_texts(self) -> int:
         """How many texts there are; reads the file to its end, as ``count`` does."""
@@ -296,16 +302,17 @@ class MappedFile:
         """A text, which has the digest that it is asked for by."""
         text = self._record(*place).get("text")
         if not isinstance(text, str) or text_sha256(text) != digest:
-            raise self._damaged(f"the text {digest} is another one")
+            raise self.damaged(f"the text {digest} is another one")
         return text
 
     def _record(self, offset: int, length: int) -> dict[str, object]:
         try:
-            return decode_line(os.pread(self._descriptor, length, offset))
+            return decode_line(os.pread(self.descriptor, length, offset))
         except LineError as error:
-            raise self._damaged(str(error)) from error
+            raise self.damaged(str(error)) from error
 
-    def _damaged(self, why: str) -> CassetteDamagedError:
+    def damaged(self, why: str) -> CassetteDamagedError:
+        """What to raise of a line that is not what was written; its index is not kept."""
         index_file.forget(self._state)
         return CassetteDamagedError(self.path, why)
 
@@ -316,7 +323,7 @@ class MappedFile:
         if self._scan.read_on():
             return True
         self._scan = None
-        if index_file.State.of(self._descriptor, self._state.digest) == self._state:
+        if index_file.State.of(self.descriptor, self._state.digest) == self._state:
             index_file.save(self._state, self._index)
         return False
 
@@ -324,57 +331,71 @@ class MappedFile:
 class _QuickCall(CallRecord):
     """A call of which no more is read than a replay needs, until something else is asked for.
 
-    What it says of itself is in the index; its answer's bytes are a part of its line, and have the
-    digest that is in the index.
+    What it says of itself is in the index. Its answer's bytes are a part of its line; when the
+    index was made they had the recorded SHA-256, and they have the same checksum since.
     """
 
-    _mapped: MappedFile
-    _id: CallId
-    #: Its digest, and as ``index_file.CALL`` says.
-    _content: tuple[Any, ...]
+    __slots__ = ("_known",)
+    #: The file; its id; its digest, and as ``index_file.CALL`` says.
+    _known: tuple[MappedFile, CallId, tuple[Any, ...]]
 
     def __new__(cls, **fields: Any) -> CallRecord:  # type: ignore[misc]
         """A changed copy is a record like any other."""
         return CallRecord(**fields)
 
-    shared = property(lambda self: self._content[-2])
-    from_cache = property(lambda self: self._content[-1])
+    scope = property(lambda self: self._known[1][0])
+    asked = property(lambda self: self._known[1][1])
+    n = property(lambda self: self._known[1][2])
+    id = property(lambda self: self._known[1])
+    sent = property(lambda self: f"{KEY_VERSION}:{self._more[2].hex()}")
+    shared = property(lambda self: self._more[-2])
+    from_cache = property(lambda self: self._more[-1])
 
     @property
-    def id(self) -> CallId:
-        """What the call is found by."""
-        return self._id
+    def tokens(self) -> dict[str, int | None]:
+        """Token counts."""
+        counts = (None if count < 0 else count for count in self._more[3:7])
+        return dict(zip(COUNTED, counts, strict=True))
 
-    def __getattr__(self, name: str) -> object:
-        """What was not asked for yet: of the index, or of the line, which is read as a whole."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name in _OF_ID:
-            self.__dict__.update(zip(_OF_ID, self._id, strict=True))
-        elif name == "sent":
-            self.__dict__["sent"] = f"{KEY_VERSION}:{self._content[6].hex()}"
-        elif name == "tokens":
-            counts = [None if count < 0 else count for count in self._content[7:11]]
-            self.__dict__["tokens"] = dict(zip(COUNTED, counts, strict=True))
-        else:
-            self.__dict__.update(vars(self._whole()))
-        return self.__dict__[name]
+    @once
+    def _more(self) -> tuple[Any, ...]:
+        """What the index says of it otherwise."""
+        return OF_CALL.unpack(self._known[2][-1])
+
+    @once
+    def _whole(self) -> CallRecord:
+        """All that its line says."""
+        mapped, call_id, found = self._known
+        return mapped.parsed(found[-1], call_id)
 
     def __eq__(self, other: object) -> bool:
         """As of any call, however it was read."""
-        return self._whole() == (other._whole() if isinstance(other, _QuickCall) else other)
+        return self._whole == (other._whole if isinstance(other, _QuickCall) else other)
 
     __hash__ = CallRecord.__hash__
 
-    def _whole(self) -> CallRecord:
-        return self._mapped.parsed(self._content[1], self._content[2], self._id)
-
     def decode_completion(self) -> Completion:
         """As of any call."""
-        return self._mapped.answer(self._content)
+        mapped, _, (_, start, size, checksum, duration_s, kind, _) = self._known
+        body = _pread(mapped.descriptor, size, start)
+        if _crc32(body) != checksum:
+            raise mapped.damaged("the response's bytes are not the recorded ones")
+        status, content_type = mapped.types[kind]
+        return Completion(status, content_type, body, duration_s)
 
     #: Not kept: a long replay would hold every answer it has given.
     completion = property(decode_completion)
+
+
+# What the index does not say is of the line. A ``__getattr__`` would slow down all other members.
+for _field in fields(CallRecord):
+    if _field.name not in vars(_QuickCall):
+        setattr(_QuickCall, _field.name, property(attrgetter(f"_whole.{_field.name}")))
+
+#: The digest of a call, and what belongs to it.
+_ENTRY: Final = struct.Struct(f"={DIGEST_BYTES}s{index_file.CALL}")
+_new: Final = object.__new__
+_set_known: Final = _QuickCall._known.__set__  # type: ignore[attr-defined]
 
 
 class _Texts(Mapping[str, str]):

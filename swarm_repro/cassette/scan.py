@@ -60,8 +60,6 @@ _ANSWER_BEGINS: Final = re.compile(
 )
 _PLAIN_STATUS, _PLAIN_TYPE = cast("tuple[int, str]", tuple(IMPLIED_IN_RESPONSE.values()))
 _ANSWER_ENDS: Final = b',"sha256":"'
-#: Of a call that has to be parsed to be served.
-_LONG_WAY: Final = (0, 0, b"", b"", 0, 0, 0, 0, 0.0, 0, 0, False, False)
 _MOST_TYPES: Final = 1000
 _CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\n')
 
@@ -112,11 +110,9 @@ class Scan(RecordReader):
             name = _string(scope)
             if name is None:
                 return False
-            digest = call_digest(name, asked.decode(), int(n or 0))
+            digest = call_digest((name, asked.decode(), int(n or 0)))
             sent_key = bytes.fromhex((sent or asked[len(KEY_VERSION) + 1 :]).decode())
-            return self.index.calls.add(
-                digest, self.offset, len(line), *self._answer_in(line, sent_key)
-            )
+            return self.index.calls.add(digest, *self._answer_in(line, sent_key))
         if line.startswith(TEXT) and _is_whole(line):
             text = _string(line[len(TEXT) : -CHECKSUM_BYTES])
             if text is not None:
@@ -125,11 +121,11 @@ class Scan(RecordReader):
         return False
 
     def _answer_in(self, line: bytes, sent: bytes) -> tuple[object, ...]:
-        """What a replay needs of a call whose answer's bytes are a part of its line."""
+        """What is known of a call, and of its answer where its bytes are a part of the line."""
         begins = _ANSWER_BEGINS.match(line, max(line.find(_ANSWER), 0))
         ends = _CALL_ENDS.fullmatch(line, max(line.rfind(_ANSWER_ENDS), 0))
         if begins is None or ends is None:
-            return _LONG_WAY
+            return _long_way(self.offset, len(line))
         digest, *counts, duration, shared, from_cache = ends.groups()
         body = line[begins.end() : ends.start()]
         known = bytes.fromhex(digest.decode())
@@ -137,23 +133,22 @@ class Scan(RecordReader):
         content_type = _PLAIN_TYPE if given_type is None else _string(given_type)
         # Whatever was taken for the answer: it is the answer if it has its digest.
         if content_type is None or hashlib.sha256(body).digest() != known:
-            return _LONG_WAY
+            return _long_way(self.offset, len(line))
+        kind = (_PLAIN_STATUS if status is None else int(status), content_type)
         types = self.index.types
-        if content_type not in types:
+        if kind not in types:
             if len(types) == _MOST_TYPES:
-                return _LONG_WAY
-            types.append(content_type)
+                return _long_way(self.offset, len(line))
+            types.append(kind)
+        tokens = (-1 if count == b"null" else int(count) for count in counts)
+        flags = (shared is not None, from_cache is not None)
         return (
-            begins.end(),
+            self.offset + begins.end(),
             len(body),
-            known,
-            sent,
-            *(-1 if count == b"null" else int(count) for count in counts),
+            zlib.crc32(body),
             float(duration),
-            _PLAIN_STATUS if status is None else int(status),
-            types.index(content_type),
-            shared is not None,
-            from_cache is not None,
+            types.index(kind),
+            index_file.OF_CALL.pack(self.offset, len(line), sent, *tokens, *flags),
         )
 
     def _add_text(self, text: str, offset: int, length: int) -> None:
@@ -172,7 +167,7 @@ class Scan(RecordReader):
             LineError: The call is in the file already.
         """
         del cassette
-        if not self.index.calls.add(call_digest(*call.id), offset, length, *_LONG_WAY):
+        if not self.index.calls.add(call_digest(call.id), *_long_way(offset, length)):
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
 
     def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
@@ -205,6 +200,12 @@ class _Positioned(io.RawIOBase):
         return len(data)
 
 
+def _long_way(offset: int, length: int) -> tuple[object, ...]:
+    """What is known of a call that has to be parsed to be served."""
+    nothing = (b"", 0, 0, 0, 0, False, False)
+    return (0, 0, 0, 0.0, 0, index_file.OF_CALL.pack(offset, length, *nothing))
+
+
 def _string(encoded: bytes) -> str | None:
     """What a JSON string says; None where it is something else."""
     try:
@@ -222,13 +223,18 @@ def _is_whole(line: bytes) -> bool:
     return crc == int(checksum.group(1), 16)
 
 
-def call_digest(scope: str, asked: str, n: int) -> bytes:
-    """What a call is found by in an index.
+def call_number(call_id: CallId) -> int:
+    """What a call is found by in an index, as a number of 128 bits.
 
     The asked key is a digest already: half of it, with the scope's digest and the repeat mixed in.
     """
-    number = int(asked[_KEY_DIGITS], 16) ^ _scope_number(scope) ^ n
-    return number.to_bytes(DIGEST_BYTES, "little")
+    scope, asked, n = call_id
+    return int(asked[_KEY_DIGITS], 16) ^ _scope_number(scope) ^ n
+
+
+def call_digest(call_id: CallId) -> bytes:
+    """What a call is found by in an index, as ``Table`` has it: the number, little endian."""
+    return call_number(call_id).to_bytes(DIGEST_BYTES, "little")
 
 
 @lru_cache(maxsize=4096)

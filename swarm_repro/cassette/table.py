@@ -34,8 +34,7 @@ class Table:
             slots: Likewise, as ``slot_bytes`` gave them.
         """
         self._content = struct.Struct(f"={content}")
-        self._entry = struct.Struct(f"={DIGEST_BYTES}s{content}")
-        self._size = self._entry.size
+        self._size = DIGEST_BYTES + self._content.size
         self._entries = bytearray() if entries is None else entries
         self._count = len(self._entries) // self._size
         self._set_slots(bytearray(_FEWEST_SLOTS * _SLOT_BYTES) if slots is None else slots)
@@ -65,15 +64,14 @@ class Table:
         return None
 
     def get(self, digest: bytes) -> tuple[Any, ...] | None:
-        """A digest and what belongs to it, in one look; None where it has no entry."""
-        slots, entries, mask, entry = self._slots, self._entries, self._mask, self._entry
-        slot = int.from_bytes(digest, "little") & mask
-        while number := slots[slot]:
-            found = entry.unpack_from(entries, (number - 1) * self._size)
-            if found[0] == digest:
-                return found
-            slot = (slot + 1) & mask
-        return None
+        """What belongs to a digest; None where it has no entry."""
+        number = self.find(digest)
+        return None if number is None else self.content(number)
+
+    @property
+    def parts(self) -> tuple[memoryview, Any, int, int]:
+        """The slots, the entries, what makes a slot's number of a digest's, and an entry's size."""
+        return self._slots, self._entries, self._mask, self._size
 
     def digest(self, number: int) -> bytes:
         """The digest of an entry."""

@@ -74,7 +74,7 @@ def _lines_before_end(cassette: Cassette) -> Iterator[bytes]:
         for digest in call.text_digests:
             if written.add(bytes.fromhex(digest)[:DIGEST_BYTES]):
                 yield encode_text(text_of(cassette.path, call, digest))
-        positions.add(call_digest(*call.id))
+        positions.add(call_digest(call.id))
         yield encode_line(call.to_json(env=places[call.env], format=cassette.header.format))
     for run in sorted(cassette.runs, key=lambda run: tuple(map(str, run.id))):
         used = list(_positions_of(run.calls, positions))

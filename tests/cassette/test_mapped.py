@@ -331,7 +331,7 @@ def test_an_index_that_fits_by_its_times_alone_serves_nothing_wrong(
     assert not list(cache.iterdir())
 
 
-def test_an_answer_that_is_served_through_an_index_has_its_digest(
+def test_an_answer_that_is_served_through_an_index_is_what_it_was_when_that_was_made(
     path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = index_file.State(1, 2, 3, 4, 5, bytes(32))
@@ -342,8 +342,19 @@ def test_an_answer_that_is_served_through_an_index_has_its_digest(
     path.write_bytes(path.read_bytes().replace(b'"content":"fine', b'"content":"fire'))
     served = open_mapped(path).calls
     for call_id in ids:
-        with pytest.raises(CassetteDamagedError, match="SHA-256"):
+        with pytest.raises(CassetteDamagedError, match="not the recorded ones"):
             served[call_id].decode_completion()
+
+
+def test_every_call_and_no_other_is_found_through_an_index(long: Path) -> None:
+    expected = read_cassette(long).calls
+    assert len(open_mapped(long).calls) == len(expected), "its index is kept"
+    find = open_mapped(long).calls.find  # type: ignore[attr-defined]
+    for (scope, asked, n), call in expected.items():
+        assert find((scope, asked, n)) == call
+        assert find((scope, asked, n + 7)) is None
+        assert find(("another", asked, n)) is None
+        assert find((scope, f"{asked[:20]}{int(asked[20], 16) ^ 1:x}{asked[21:]}", n)) is None
 
 
 def test_an_index_is_not_kept_of_a_file_that_was_written_just_now(
