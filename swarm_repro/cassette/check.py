@@ -6,6 +6,7 @@ wrong, and knows what is whole all the same.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from swarm_repro.cassette.reader import (
     open_cassette,
 )
 from swarm_repro.cassette.records import CallId, CallRecord
+from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.cassette.writer import canonical_lines, write_cassette
 from swarm_repro.environment import UNKNOWN
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
@@ -166,7 +168,8 @@ class _Examiner(RecordReader):
         self._places_are_known = True
 
     def as_written(self, file: BinaryIO) -> Iterator[bytes]:
-        """The lines as they were before an editor or git changed their ends."""
+        """The lines as they were before an editor or git changed their ends, or doubled some."""
+        seen: dict[bytes, int] = {}
         for number, given in enumerate(lines_of(file), start=1):
             line = given
             self._number = number
@@ -176,8 +179,11 @@ class _Examiner(RecordReader):
             if line.endswith(_WINDOWS_END):
                 self._windows_ends += 1
                 line = line[: -len(_WINDOWS_END)] + b"\n"
+            first = number if self._is_part else seen.setdefault(_digest(line), number)
             if line.isspace():
                 self.note("line", "an empty line")
+            elif first != number:  # no recorder writes one twice; those that share a part may
+                self.note(_kind_of(line) or "line", f"the same record as in line {first}")
             elif line.endswith(b"\n") or not self._is_part:
                 yield line
 
@@ -311,6 +317,10 @@ def _require_derivable(call: CallRecord, binding: ModelBinding) -> None:
         raise LineError("its request is not stored as a recorder stores it")
 
 
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest()
+
+
 def _are_in_order(calls: Iterable[CallRecord]) -> bool:
     order = [call.order for call in calls]
     return order == sorted(order)
@@ -318,11 +328,12 @@ def _are_in_order(calls: Iterable[CallRecord]) -> bool:
 
 def _kind_of(line: bytes) -> str | None:
     """Which record a damaged line was, where a byte at most of its beginning is changed."""
+    changed = {}
     for kind in _KINDS:
         begins = b'{"record":"%s"' % kind.encode()
-        if sum(a != b for a, b in zip_longest(line[: len(begins)], begins)) <= 1:
-            return kind
-    return None
+        changed[kind] = sum(a != b for a, b in zip_longest(line[: len(begins)], begins))
+    nearest = min(changed, key=changed.__getitem__)  # "end" and "env" are a byte apart
+    return nearest if changed[nearest] <= 1 else None
 
 
 def _described(line: bytes, kind: str | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ FORGERIES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
         "put together anew",
     ),
     "a call twice": (
-        lambda records: records.insert(-3, dict(first(records, "call"))),
+        lambda records: records.insert(-3, {**first(records, "call"), "duration_s": 9.5}),
         "second recording",
     ),
     "an unknown record": (lambda records: records.insert(1, {"record": "note"}), "unknown record"),
@@ -359,6 +360,12 @@ def test_a_run_is_not_given_the_calls_of_another(
 # --- What editors, git and mail do.
 
 
+def doubled(number: int, data: bytes) -> bytes:
+    """A line of it twice, as a merge that took both sides may leave it."""
+    lines = data.splitlines(keepends=True)
+    return b"".join([*lines[:number], lines[number - 1], *lines[number:]])
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -368,6 +375,8 @@ def test_a_run_is_not_given_the_calls_of_another(
         (lambda data: data + b"\n", "empty line"),
         (lambda data: b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n") + b"\r\n", "empty line"),
         (lambda data: data[:-1], "no checksum"),
+        (lambda data: data * 2, "the same record as in line 1"),
+        *((partial(doubled, number), f"as in line {number}") for number in range(1, 12)),
     ],
 )
 def test_what_an_editor_did_is_undone(
@@ -392,6 +401,14 @@ def test_what_an_editor_did_is_undone(
 def test_what_is_no_cassette_at_all_is_said(data: bytes, words: str, path: Path) -> None:
     with pytest.raises(CassetteDamagedError, match=words):
         check(path, data)
+
+
+def test_a_damaged_end_record_is_no_environment(path: Path, whole: bytes) -> None:
+    at = whole.rindex(b'"sha256":"') + 12
+    edited = whole[:at] + bytes([whole[at] ^ 3, whole[at + 1] ^ 3]) + whole[at + 2 :]
+    found = check(path, edited)
+    assert [finding.record for finding in found.findings] == ["end"]
+    assert UNKNOWN.sha256 not in found.whole.envs
 
 
 def test_a_file_that_ends_early_was_cut_off(path: Path, whole: bytes) -> None:
