@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.reader import Cassette
-from swarm_repro.cassette.records import CallRecord, Header
+from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment

@@ -9,7 +9,7 @@ from typing import cast
 
 from swarm_repro import __version__
 from swarm_repro.cache import AnswerCache
-from swarm_repro.cassette.records import SEED_POLICIES, Header, RequestRule, SeedPolicy
+from swarm_repro.cassette.header import SEED_POLICIES, Header, RequestRule, SeedPolicy
 from swarm_repro.cassette.store import CassetteStore, open_for_recording, open_for_replay
 from swarm_repro.errors import (
     BackendError,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from swarm_repro.cassette.records import Header
+from swarm_repro.cassette.header import Header
 from swarm_repro.errors import RequestError
 from swarm_repro.request import SAMPLED, Request, content_seed, event_seed
 

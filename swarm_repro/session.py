@@ -22,7 +22,8 @@ from swarm_repro.backends.base import Backend, Bound
 from swarm_repro.bindings import Bindings
 from swarm_repro.cache import AnswerCache
 from swarm_repro.caller import MAIN_SCOPE, Caller, current_caller, is_within
-from swarm_repro.cassette.records import At, CallId, CallRecord, Header
+from swarm_repro.cassette.header import Header
+from swarm_repro.cassette.records import At, CallId, CallRecord
 from swarm_repro.cassette.store import CassetteStore, Staged
 from swarm_repro.completion import (
     Completion,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, cast
 
-from swarm_repro.cassette.records import SeedPolicy
+from swarm_repro.cassette.header import SeedPolicy
 from swarm_repro.errors import CacheWarning, CredentialsMaskedWarning, UsageError
 from swarm_repro.intercept.http import intercept_http
 from swarm_repro.intercept.llama_cpp import intercept_llama_cpp

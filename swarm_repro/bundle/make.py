@@ -15,7 +15,7 @@ from swarm_repro import __version__
 from swarm_repro.bundle.crate import MANIFEST, crate
 from swarm_repro.bundle.methods import Study, citation, methods_paragraph
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.records import RunRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.errors import CassetteAccessError, ExitCode, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.simulation.artifacts import SESSION

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swarm_repro import __version__
 from swarm_repro.cassette.reader import Cassette, read_cassette
-from swarm_repro.cassette.records import RunRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.environment import Environment
 from swarm_repro.model import ModelBinding
 from swarm_repro.serving.models import KNOWN_MODELS

@@ -19,7 +19,8 @@ from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
-from swarm_repro.cassette.records import At, CallId, CallRecord, RunRecord, spans_of
+from swarm_repro.cassette.records import At, CallId, CallRecord
+from swarm_repro.cassette.runs import RunRecord, spans_of
 from swarm_repro.cassette.scan import call_digest
 from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.completion import Completion

@@ -29,14 +29,8 @@ from swarm_repro.cassette.lines import (
     lines_of,
 )
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette
-from swarm_repro.cassette.records import (
-    COUNTED,
-    CallId,
-    CallRecord,
-    RunRecord,
-    env_at,
-    spans_of,
-)
+from swarm_repro.cassette.records import COUNTED, CallId, CallRecord, env_at
+from swarm_repro.cassette.runs import RunRecord, spans_of
 from swarm_repro.cassette.scan import CALL, TEXT, Scan, call_digest, call_number
 from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.completion import Completion

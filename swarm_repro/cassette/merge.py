@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from swarm_repro.cassette.changes import same_recording
 from swarm_repro.cassette.reader import Cassette, reading
-from swarm_repro.cassette.records import CallId, CallRecord, RunRecord
+from swarm_repro.cassette.records import CallId, CallRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.errors import NotComparableError
 from swarm_repro.model import ModelBinding, describe
 

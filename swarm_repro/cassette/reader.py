@@ -11,16 +11,10 @@ from typing import BinaryIO
 
 from swarm_repro.canonical import text_sha256
 from swarm_repro.cassette.archive import LFS_POINTER, is_archive, unpacked
+from swarm_repro.cassette.header import FORMATS, Header
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
-from swarm_repro.cassette.records import (
-    FORMATS,
-    CallId,
-    CallRecord,
-    Header,
-    RunRecord,
-    env_at,
-    from_ranges,
-)
+from swarm_repro.cassette.records import CallId, CallRecord, env_at
+from swarm_repro.cassette.runs import RunRecord, from_ranges
 from swarm_repro.environment import Environment
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, RequestError
 from swarm_repro.model import ModelBinding

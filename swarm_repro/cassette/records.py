@@ -1,4 +1,4 @@
-"""The records of a cassette as values.
+"""The record of a call as a value, in both formats.
 
 Source: docs/reference/cassette.md.
 """
@@ -6,11 +6,12 @@ Source: docs/reference/cassette.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
+from swarm_repro.cassette.header import FORMAT
 from swarm_repro.cassette.lines import (
     LineError,
     decode_response,
@@ -22,101 +23,12 @@ from swarm_repro.cassette.lines import (
 from swarm_repro.completion import Completion
 from swarm_repro.request import KEY_VERSION, Endpoint, Request
 
-#: What is written; files keep the format they have.
-FORMAT = 2
-#: What is read. In format 2 a call leaves out what most calls have alike.
-FORMATS = (1, 2)
 _KEY = re.compile(rf"{KEY_VERSION}:[0-9a-f]{{64}}")
-
-SeedPolicy = Literal["event", "content", "as-is"]
-SEED_POLICIES: tuple[SeedPolicy, ...] = ("event", "content", "as-is")
 
 #: What a call is stored and found by: scope, asked key, and which repeat of it this is.
 CallId: TypeAlias = tuple[str, str, int]
 #: Epoch and step of the simulation.
 At: TypeAlias = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class RequestRule:
-    """Fields that are set on the requests that match.
-
-    Attributes:
-        match: ``scope`` and ``kind``; a member that is absent matches all.
-        fields: Request fields to set.
-    """
-
-    match: Mapping[str, str]
-    fields: Mapping[str, object]
-
-    def applies(self, *, scope: str, kind: str | None) -> bool:
-        """Whether a call of this scope and kind is meant."""
-        return self.match.get("scope", scope) == scope and (
-            "kind" not in self.match or self.match["kind"] == kind
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """As it stands in a scenario's ``repro.requests``."""
-        return {"match": dict(self.match), "set": dict(self.fields)}
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first record: how the calls were made.
-
-    Attributes:
-        recorder: Version of swarm_repro that wrote the file.
-        scenario: Id of the scenario, or None outside a simulation.
-        seed_policy: How calls without a seed got one.
-        strict: Whether strict mode was on.
-        requests: Fields that were set on requests.
-        format: How the file is written, which says nothing about its calls.
-    """
-
-    recorder: str
-    scenario: str | None = None
-    seed_policy: SeedPolicy = "event"
-    strict: bool = False
-    requests: tuple[RequestRule, ...] = ()
-    format: int = field(default=FORMAT, compare=False)
-
-    def to_json(self) -> dict[str, object]:
-        """The record."""
-        return {
-            "record": "cassette",
-            "format": self.format,
-            "key": KEY_VERSION,
-            "recorder": self.recorder,
-            "scenario": self.scenario,
-            "seed_policy": self.seed_policy,
-            "strict": self.strict,
-            "requests": [rule.to_json() for rule in self.requests],
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, object]) -> Header:
-        """Read a header whose format and key version are known.
-
-        Raises:
-            LineError: A member is missing or has the wrong type.
-        """
-        try:
-            policy = record["seed_policy"]
-            requests = record["requests"]
-            if policy not in SEED_POLICIES or not isinstance(requests, list):
-                raise TypeError("unknown seed policy or malformed requests")
-            return cls(
-                recorder=str(record["recorder"]),
-                scenario=None if record["scenario"] is None else str(record["scenario"]),
-                seed_policy=policy,
-                strict=bool(record["strict"]),
-                requests=tuple(
-                    RequestRule(match=rule["match"], fields=rule["set"]) for rule in requests
-                ),
-                format=cast("int", record["format"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise LineError(f"the header cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -454,120 +366,6 @@ def _lengthened(record: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """Digests of a file that a run wrote.
-
-    Attributes:
-        sha256: Of the file's bytes.
-        rounded_sha256: Of the same with its numbers rounded to 12 significant digits.
-    """
-
-    sha256: str
-    rounded_sha256: str
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """One simulation that used the cassette.
-
-    Attributes:
-        scenario: The scenario's id.
-        scenario_sha256: Digest of the scenario file.
-        seed: The run's seed.
-        epochs: Number of epochs that were asked for.
-        steps: Steps per epoch.
-        versions: Versions of Python and of the packages that matter.
-        calls: The calls it used.
-        artifacts: What it wrote, by file name.
-        metrics: SWARM's metrics, one object an epoch.
-    """
-
-    scenario: str
-    scenario_sha256: str
-    seed: int | None
-    epochs: int
-    steps: int
-    versions: Mapping[str, str]
-    calls: Set[CallId]
-    artifacts: Mapping[str, Artifact]
-    metrics: tuple[Mapping[str, object], ...]
-
-    @property
-    def id(self) -> tuple[object, ...]:
-        """What makes two runs the same run, recorded again."""
-        return (self.scenario, self.seed, self.epochs, self.steps)
-
-    def to_json(self, positions: Iterable[int]) -> dict[str, object]:
-        """The record.
-
-        Args:
-            positions: Of its calls among the call records of the file.
-        """
-        return {
-            "record": "run",
-            "scenario": self.scenario,
-            "scenario_sha256": self.scenario_sha256,
-            "seed": self.seed,
-            "epochs": self.epochs,
-            "steps": self.steps,
-            "versions": dict(self.versions),
-            "calls": to_ranges(positions),
-            "artifacts": {
-                name: {"sha256": artifact.sha256, "rounded_sha256": artifact.rounded_sha256}
-                for name, artifact in sorted(self.artifacts.items())
-            },
-            "metrics": [dict(epoch) for epoch in self.metrics],
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, object], ids: list[CallId]) -> RunRecord:
-        """Read a run record.
-
-        Args:
-            record: The record.
-            ids: The ids of the call records before it, in file order.
-
-        Raises:
-            LineError: A member is missing or has the wrong type.
-        """
-        try:
-            artifacts = cast("dict[str, dict[str, str]]", record["artifacts"])
-            run = cls(
-                scenario=cast("str", record["scenario"]),
-                scenario_sha256=cast("str", record["scenario_sha256"]),
-                seed=cast("int | None", record["seed"]),
-                epochs=cast("int", record["epochs"]),
-                steps=cast("int", record["steps"]),
-                versions=cast("dict[str, str]", record["versions"]),
-                calls=from_ranges(record["calls"], ids),
-                artifacts={
-                    name: Artifact(digests["sha256"], digests["rounded_sha256"])
-                    for name, digests in artifacts.items()
-                },
-                metrics=tuple(cast("list[dict[str, object]]", record["metrics"])),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LineError(f"the run cannot be read: {error!r}") from error
-        run._require_types()
-        return run
-
-    def _require_types(self) -> None:
-        versions: object = self.versions
-        metrics: tuple[object, ...] = self.metrics
-        texts: list[object] = [self.scenario, self.scenario_sha256]
-        for artifact in self.artifacts.values():
-            texts += [artifact.sha256, artifact.rounded_sha256]
-        if not (
-            isinstance(versions, dict)
-            and all(isinstance(text, str) for text in (*texts, *versions.values()))
-            and all(isinstance(epoch, dict) for epoch in metrics)
-            and all(type(number) is int for number in (self.epochs, self.steps))
-            and (self.seed is None or type(self.seed) is int)
-        ):
-            raise LineError("the run has a member of the wrong type")
-
-
 def env_at(envs: Sequence[str], place: object) -> str:
     """The digest of the environment record at a place.
 
@@ -577,50 +375,3 @@ def env_at(envs: Sequence[str], place: object) -> str:
     if not isinstance(place, int) or not 0 <= place < len(envs):
         raise LineError(f"refers to environment record {place}, which is not in the file before it")
     return envs[place]
-
-
-def to_ranges(positions: Iterable[int]) -> list[list[int]]:
-    """Positions as ``[start, stop)`` pairs in ascending order."""
-    ranges: list[list[int]] = []
-    for position in sorted(positions):
-        if ranges and ranges[-1][1] == position:
-            ranges[-1][1] += 1
-        else:
-            ranges.append([position, position + 1])
-    return ranges
-
-
-def from_ranges(ranges: object, ids: list[CallId]) -> frozenset[CallId]:
-    """The ids at the positions that ``to_ranges`` wrote.
-
-    Raises:
-        LineError: Malformed, or beyond the calls of the file.
-    """
-    spans = spans_of(ranges, len(ids))
-    return frozenset(call_id for span in spans for call_id in ids[span.start : span.stop])
-
-
-def spans_of(ranges: object, count: int) -> list[range]:
-    """The positions that ``to_ranges`` wrote.
-
-    Args:
-        ranges: What it wrote.
-        count: How many calls there are.
-
-    Raises:
-        LineError: Malformed, or beyond the calls of the file.
-    """
-    if not isinstance(ranges, list):
-        raise LineError("calls is not a list of ranges")
-    stop = 0
-    for pair in ranges:
-        # One after the other, so that a short line cannot stand for more than the file holds.
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(type(place) is int for place in pair)
-            and stop <= pair[0] < pair[1] <= count
-        ):
-            raise LineError(f"a range of calls that the file does not hold: {pair}")
-        stop = pair[1]
-    return [range(*pair) for pair in ranges]

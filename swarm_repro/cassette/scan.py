@@ -23,13 +23,8 @@ import orjson
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette.lines import CHECKSUM_BYTES, MOST_LINE_BYTES, LineError, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader
-from swarm_repro.cassette.records import (
-    IMPLIED_IN_RESPONSE,
-    CallId,
-    CallRecord,
-    RunRecord,
-    spans_of,
-)
+from swarm_repro.cassette.records import IMPLIED_IN_RESPONSE, CallId, CallRecord
+from swarm_repro.cassette.runs import RunRecord, spans_of
 from swarm_repro.cassette.table import DIGEST_BYTES
 from swarm_repro.errors import CassetteDamagedError
 from swarm_repro.request import KEY_VERSION

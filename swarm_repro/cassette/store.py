@@ -18,11 +18,15 @@ from swarm_repro.cassette.call_sets import (
     those_that,
 )
 from swarm_repro.cassette.changes import Changes, settle
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.lines import LineError
 from swarm_repro.cassette.mapped import MAPPED_FROM_BYTES, open_mapped
-from swarm_repro.cassette.part import Part, PartFile, PartWriter, part_path, read_part
+from swarm_repro.cassette.part import Part, part_path, read_part
+from swarm_repro.cassette.part_file import PartFile
+from swarm_repro.cassette.part_writer import PartWriter
 from swarm_repro.cassette.reader import Cassette, read_cassette, reading, unreadable
-from swarm_repro.cassette.records import CallId, CallRecord, Header, RunRecord
+from swarm_repro.cassette.records import CallId, CallRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment

@@ -13,7 +13,8 @@ from swarm_repro.cassette.archive import is_archive, pack
 from swarm_repro.cassette.call_sets import digests_of, in_canonical_order
 from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.reader import Cassette, text_of
-from swarm_repro.cassette.records import CallId, CallRecord, to_ranges
+from swarm_repro.cassette.records import CallId, CallRecord
+from swarm_repro.cassette.runs import to_ranges
 from swarm_repro.cassette.scan import call_digest
 from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.environment import Environment

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from swarm_repro.canonical import encode_json
+from swarm_repro.cassette.header import FORMAT
 from swarm_repro.cassette.merge import Conflict, merge_cassettes
 from swarm_repro.cassette.reader import Cassette, read_cassette
-from swarm_repro.cassette.records import FORMAT
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import ExitCode, UsageError
 from swarm_repro.printable import printable

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from swarm_repro.cassette.records import SEED_POLICIES, SeedPolicy
+from swarm_repro.cassette.header import SEED_POLICIES, SeedPolicy
 
 if TYPE_CHECKING:
-    from swarm_repro.cassette.records import Header
+    from swarm_repro.cassette.header import Header
     from swarm_repro.masking import Redact
     from swarm_repro.mode import Mode
 

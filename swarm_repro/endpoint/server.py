@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from swarm_repro.cassette.records import Header
+from swarm_repro.cassette.header import Header
 from swarm_repro.endpoint.app import Access, make_app
 from swarm_repro.endpoint.upstream import Upstream
 from swarm_repro.errors import UsageError

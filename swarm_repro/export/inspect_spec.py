@@ -17,7 +17,7 @@ from inspect_ai.log import (
 )
 
 from swarm_repro.cassette.reader import Cassette
-from swarm_repro.cassette.records import RunRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.export.inspect_messages import stable_id
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm_repro.canonical import sha256_hex
-from swarm_repro.cassette.records import Artifact, RunRecord
+from swarm_repro.cassette.runs import Artifact, RunRecord
 
 HISTORY = "history.json"
 EVENTS = "events.jsonl"

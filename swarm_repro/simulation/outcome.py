@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from swarm_repro.cassette.changes import Changes
-from swarm_repro.cassette.records import RunRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.cassette.store import CassetteStore
 from swarm_repro.errors import ExitCode
 from swarm_repro.mode import Mode

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from swarm_repro import __version__
-from swarm_repro.cassette.records import Header
+from swarm_repro.cassette.header import Header
 from swarm_repro.errors import CassetteAccessError, UsageError
 from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode

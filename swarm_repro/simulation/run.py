@@ -10,7 +10,7 @@ from pathlib import Path
 from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.part import part_path
-from swarm_repro.cassette.records import RunRecord
+from swarm_repro.cassette.runs import RunRecord
 from swarm_repro.cassette.store import (
     CassetteStore,
     open_for_recording,

@@ -13,7 +13,7 @@ import yaml
 
 from swarm_repro.backends.llama_server import parse_address
 from swarm_repro.canonical import encode_json, sha256_hex
-from swarm_repro.cassette.records import SEED_POLICIES, RequestRule, SeedPolicy
+from swarm_repro.cassette.header import SEED_POLICIES, RequestRule, SeedPolicy
 from swarm_repro.errors import RequestError, ScenarioError, UsageError
 from swarm_repro.request import normalise_seed
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from swarm_repro import __version__
 from swarm_repro.canonical import encode_json
-from swarm_repro.cassette.part import is_held, part_path
+from swarm_repro.cassette.part import part_path
+from swarm_repro.cassette.part_file import is_held
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.errors import ExitCode, SessionTripped, SwarmReproError, UsageError

@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from swarm_repro import use_cassette
 from swarm_repro.cache import LIMIT_VARIABLE, AnswerCache
 from swarm_repro.cachedir import CACHE_VARIABLE
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import Header
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CacheWarning, CassetteAccessError, UsageError
 from swarm_repro.mode import Mode

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm_repro.cassette.check import check_cassette
+from swarm_repro.cassette.header import FORMAT
+from swarm_repro.cassette.header import FORMATS as FORMATS_READ
 from swarm_repro.cassette.lines import decode_line, encode_line
 from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import COUNTED, FORMAT, CallRecord
-from swarm_repro.cassette.records import FORMATS as FORMATS_READ
+from swarm_repro.cassette.records import COUNTED, CallRecord
 from swarm_repro.cassette.writer import write_cassette
 from tests.core.making import TinyModel, ask, recording
 from tests.support.command import ROOT, swarm_repro

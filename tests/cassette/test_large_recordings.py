@@ -15,10 +15,11 @@ from swarm_repro.cachedir import CACHE_VARIABLE
 from swarm_repro.cassette import index_file, store, writer
 from swarm_repro.cassette.call_sets import NumberedCalls, all_of, those_in
 from swarm_repro.cassette.changes import Changes
+from swarm_repro.cassette.header import SeedPolicy
 from swarm_repro.cassette.lines import decode_line, encode_line
 from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import CallRecord, SeedPolicy
+from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.errors import CassetteDamagedError, ReplayMiss
 from swarm_repro.mode import Mode

@@ -20,7 +20,7 @@ from swarm_repro.cassette.lines import (
     references,
     resolve,
 )
-from swarm_repro.cassette.records import from_ranges, to_ranges
+from swarm_repro.cassette.runs import from_ranges, to_ranges
 from swarm_repro.completion import IN_PROCESS, Completion
 from tests.core.making import LONG, completion_of, json_values, texts
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from swarm_repro.cassette.archive import MAGIC
 from swarm_repro.cassette.check import check_cassette
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.merge import merge_cassettes
 from swarm_repro.cassette.reader import Cassette, read_cassette
-from swarm_repro.cassette.records import CallId, CallRecord, Header
+from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import NotComparableError
 from swarm_repro.mode import Mode

@@ -18,7 +18,8 @@ import pytest
 
 from swarm_repro.caller import scope
 from swarm_repro.cassette import disk
-from swarm_repro.cassette.part import PartFile, is_held, part_path, read_part
+from swarm_repro.cassette.part import part_path, read_part
+from swarm_repro.cassette.part_file import PartFile, is_held
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.store import CassetteStore, open_for_recording
 from swarm_repro.errors import CassetteAccessError, ModelConflictError, UsageError

@@ -27,9 +27,9 @@ from hypothesis.stateful import (
 from swarm_repro.cachedir import CACHE_VARIABLE
 from swarm_repro.cassette import index_file
 from swarm_repro.cassette import store as store_module
+from swarm_repro.cassette.header import Header, SeedPolicy
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import open_cassette, read_cassette
-from swarm_repro.cassette.records import Header, SeedPolicy
 from swarm_repro.cassette.store import (
     CassetteStore,
     open_for_recording,

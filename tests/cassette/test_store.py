@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from swarm_repro.cassette.header import Header, RequestRule
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import Artifact, Header, RequestRule
+from swarm_repro.cassette.runs import Artifact
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import (
     CassetteAccessError,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swarm_repro.caller import scope
-from swarm_repro.cassette.records import At, Header, SeedPolicy
+from swarm_repro.cassette.header import Header, SeedPolicy
+from swarm_repro.cassette.records import At
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.completion import Completion
 from swarm_repro.mode import Mode

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swarm_repro.caller import scope
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.index import CassetteIndex
-from swarm_repro.cassette.records import Header
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.compare.judge import Comparison
 from swarm_repro.mode import Mode

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.records import SeedPolicy
+from swarm_repro.cassette.header import SeedPolicy
 from swarm_repro.compare import judge
 from swarm_repro.compare.judge import Class, Comparison
 from tests.compare.scenes import Call, record

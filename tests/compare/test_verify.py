@@ -13,8 +13,8 @@ import pytest
 
 from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.caller import scope
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import Header
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.compare.parting import Candidate, Parting
 from swarm_repro.compare.verify import VerifyOptions, verify_cassette

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from swarm_repro.backends.base import Bound
 from swarm_repro.caller import scope
-from swarm_repro.cassette.records import Artifact, CallId, Header, RunRecord
+from swarm_repro.cassette.header import Header
+from swarm_repro.cassette.records import CallId
+from swarm_repro.cassette.runs import Artifact, RunRecord
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment

@@ -15,7 +15,7 @@ from swarm_repro.backends.base import DirectCalls
 from swarm_repro.backends.llama_cpp import LlamaCpp, unload_models
 from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.caller import scope
-from swarm_repro.cassette.records import Header
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import same_but_volatile
 from swarm_repro.errors import BackendResponseError, ReplayMiss, RequestError

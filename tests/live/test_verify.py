@@ -14,8 +14,8 @@ from swarm_repro.backends.base import DirectCalls
 from swarm_repro.backends.llama_cpp import LlamaCpp, unload_models
 from swarm_repro.backends.llama_server import LlamaServer
 from swarm_repro.caller import scope
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import Header
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.compare.parting import logprob_drift, part
 from swarm_repro.compare.tokens import read_tokens

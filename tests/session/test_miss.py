@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm_repro.cassette.records import Header
+from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.store import open_for_replay
 from swarm_repro.errors import ReplayMiss
 from swarm_repro.mode import Mode

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.caller import calling_for, scope
+from swarm_repro.cassette.header import Header, RequestRule
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.cassette.records import Header, RequestRule
 from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
