@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import importlib.metadata
@@ -24,6 +25,9 @@ from swarm_repro.study.worker import Report, Task, end_own, perform
 _SCHEDULER_LIMIT = "10s"
 #: Seconds between two looks whether a worker that was asked is still there.
 _LOOK_S = 0.2
+#: Workers that may be lost over the canary's question, and seconds until one is there again.
+_MOST_LOST = 3
+_RESTART_S = 30
 #: What Dask does beside the work takes several percent of a core in each of its processes.
 _QUIET = {
     "distributed.worker.profile.enabled": False,
@@ -34,6 +38,10 @@ _QUIET = {
     "distributed.admin.tick.cycle": "5s",
     "distributed.worker.memory.monitor-interval": "10s",
 }
+
+
+class _WorkerLostError(UsageError):
+    """A worker is gone that was asked something."""
 
 
 class Engine(Protocol):
@@ -178,23 +186,49 @@ class DaskEngine:
 
     def canaries(self, task: Task) -> list[Canary]:
         """See ``Engine``."""
-        addresses = self._addresses()
-        for address in addresses:
+        for address in self._addresses():
             # Asked with the standard library alone: some workers end over what they cannot import.
             self._ask(address, importlib.metadata.version, "swarm-repro")
-        return [cast("Canary", self._ask(address, sing_in_child, task)) for address in addresses]
+        sung: dict[str, Canary] = {}
+        may_be_lost = _MOST_LOST
+        while waiting := [address for address in self._addresses() if address not in sung]:
+            canary = self._canary_of(waiting[0], task, may_be_lost=may_be_lost > 0)
+            if canary is None:
+                may_be_lost -= 1
+            else:
+                sung[waiting[0]] = canary
+        return list(sung.values())
+
+    def _canary_of(self, address: str, task: Task, *, may_be_lost: bool) -> Canary | None:
+        """What a worker answers; None where it was lost, and what it would do others can do.
+
+        Raises:
+            UsageError: It cannot answer, or was lost and must not be.
+        """
+        try:
+            return cast("Canary", self._ask(address, sing_in_child, task))
+        except _WorkerLostError:
+            if not may_be_lost or not self._has_workers():
+                raise
+            return None
+
+    def _has_workers(self) -> bool:
+        """Whether there are workers, or soon are again."""
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            self._client.wait_for_workers(1, timeout=_RESTART_S)
+        return bool(self._addresses())
 
     def _ask(self, address: str, function: Callable[..., object], *arguments: object) -> object:
         """Let one worker do something.
 
         Raises:
-            UsageError: It cannot, or is gone.
+            UsageError: It cannot, or is gone (``_WorkerLostError``).
         """
         asked = self._client.submit(function, *arguments, workers=[address], pure=False)
         advice = "install the same swarm-repro and distributed on all workers as here"
         while not asked.done():
             if address not in self._addresses():
-                raise UsageError(f"worker {address} was lost when it was asked: {advice}")
+                raise _WorkerLostError(f"worker {address} was lost when it was asked: {advice}")
             time.sleep(_LOOK_S)
         try:
             return cast("object", asked.result())
