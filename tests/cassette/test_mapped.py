@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,38 @@ def test_a_changed_copy_of_a_call_is_a_record_like_any_other(long: Path) -> None
         assert (copy.i, copy.completion, copy.body) == (99, call.completion, call.body)
         assert copy != call
         assert replace(copy, i=call.i) == call
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shared": True},
+        {"from_cache": True},
+        {"shared": True, "from_cache": True},
+        {"tokens": {"prompt": 5, "completion": None, "total": 7, "cached": 0}},
+        {"duration_s": 1.25e-05},
+        {"stored_response": {"status": 201}},
+        {"stored_response": {"type": "application/json; of another kind"}},
+    ],
+    ids=str,
+)
+def test_each_member_is_what_the_line_says(changes: dict[str, Any], path: Path) -> None:
+    cassette = read_cassette(path)
+    calls = dict(cassette.calls)
+    call_id, call = next(iter(calls.items()))
+    if "stored_response" in changes:
+        changes = {"stored_response": {**call.stored_response, **changes["stored_response"]}}
+    calls[call_id] = replace(call, **changes)
+    write_cassette(replace(cassette, calls=calls), path)
+    expected = read_cassette(path).calls[call_id]
+    for _ in ("without an index", "with one"):
+        found = open_mapped(path).calls
+        assert found[call_id].completion == expected.completion
+        for field in fields(expected):
+            told = getattr(found[call_id], field.name)
+            assert told == getattr(expected, field.name), field.name
+        assert len(found) == len(calls), "reads all of it"
 
 
 def test_threads_find_all_calls_while_the_file_is_read(long: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -427,6 +428,12 @@ def test_a_prompt_of_token_ids_is_not_its_text() -> None:
         Request("completion", binding, "/v1/completions", {"prompt": p}).asked_key for p in prompts
     }
     assert len(keys) == len(prompts)
+
+
+def test_of_another_api_no_field_is_taken_for_sampling() -> None:
+    binding = replace(make_binding(), defaults={"opaque": {"temperature": 0.5}})
+    request = Request("opaque", binding, "POST /v1/messages", {"temperature": 0.7})
+    assert b'"sampling":{},"seed":null' in request.identity(seed=None)
 
 
 @pytest.mark.parametrize("endpoint", ["completion", "embedding", "opaque"])
