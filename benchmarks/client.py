@@ -39,8 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.diff import MACHINE  # noqa: E402 - found by the line above
+from swarm_repro.cassette.header import Header  # noqa: E402
 from swarm_repro.cassette.reader import Cassette  # noqa: E402
-from swarm_repro.cassette.records import CallRecord, Header  # noqa: E402
+from swarm_repro.cassette.records import CallId, CallRecord  # noqa: E402
 from swarm_repro.cassette.writer import write_cassette  # noqa: E402
 from swarm_repro.completion import Completion  # noqa: E402
 from swarm_repro.model import ModelBinding, ModelIdentity  # noqa: E402
@@ -134,7 +135,8 @@ def make_cassette(
         defaults={"chat": {"temperature": 0.8, "top_k": 40, "top_p": 0.95}},
     )
     header = Header(recorder="0.1.0", seed_policy="as-is")
-    cassette = Cassette(path=path, header=header)
+    calls: dict[CallId, CallRecord] = {}
+    cassette = Cassette(path=path, header=header, calls=calls)
     cassette.models[model.name] = model
     cassette.envs[MACHINE.sha256] = MACHINE
     for number in range(size):
@@ -152,9 +154,9 @@ def make_cassette(
             env=MACHINE.sha256,
             prompt_sha256=None,
         )
-        cassette.calls[call.id] = call
+        calls[call.id] = call
     write_cassette(cassette, path)
-    return list(cassette.calls.values())
+    return list(calls.values())
 
 
 def answer_of(number: int) -> bytes:

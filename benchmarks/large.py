@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.diff import MACHINE  # noqa: E402 - found by the line above
+from swarm_repro.cassette.header import Header  # noqa: E402
 from swarm_repro.cassette.lines import encode_line  # noqa: E402
-from swarm_repro.cassette.records import CallRecord, Header  # noqa: E402
+from swarm_repro.cassette.records import CallRecord  # noqa: E402
 from swarm_repro.cassette.writer import (  # noqa: E402
     encode_environment,
     encode_model,

@@ -282,8 +282,7 @@ def python_of(way: Way, environments: Path) -> Path:
     python = environment / "bin" / "python"
     if not python.exists():
         venv.create(environment, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q", *way.packages]
-        subprocess.run(pip, check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *way.packages], check=True)
     return python
 
 

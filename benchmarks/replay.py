@@ -81,13 +81,13 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
     """
     if way == "replay":
         from swarm_repro.mode import Mode
-        from swarm_repro.simulation import swarm
+        from swarm_repro.simulation import swarm as adapter
         from swarm_repro.simulation.plan import RunOptions
         from swarm_repro.simulation.run import run_scenario
 
         with contextlib.suppress(ImportError):
             import openai
-        swarm._import_swarm = lambda: _imported_swarm(start)
+        adapter._import_swarm = lambda: _imported_swarm(start)
         start: list[float] = []
         options = RunOptions(scenario, seed=SEED, mode=Mode.REPLAY, cassette=cassette, out=out)
         before = cpu_s()
@@ -107,7 +107,7 @@ def simulate(way: str, scenario: Path, cassette: Path, out: Path) -> float:
 
 def _with_event_log(path: Path) -> None:
     """Let SWARM write its event log, as it does under swarm_repro."""
-    loader = importlib.import_module("swarm.scenarios.loader")
+    loader: Any = importlib.import_module("swarm.scenarios.loader")
     load = loader.load_scenario
 
     def load_scenario(scenario_path: Path) -> Any:
@@ -122,7 +122,7 @@ def _with_event_log(path: Path) -> None:
 def _imported_swarm(start: list[float]) -> object:
     """Import SWARM, with what it imports only when needed, and note what that cost."""
     before = cpu_s()
-    swarm = importlib.import_module("swarm.__main__")
+    swarm: Any = importlib.import_module("swarm.__main__")
     for name in ("swarm.analysis.export", "swarm.scenarios.loader", "swarm.agents.llm_agent"):
         importlib.import_module(name)
     start.append(cpu_s() - before)

@@ -33,9 +33,9 @@ import click
 
 from swarm_repro.canonical import encode_json
 from swarm_repro.cassette.alter import alter
+from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.cassette.store import part_path
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "drift"
 PORT = 8471  # as in drift.yaml

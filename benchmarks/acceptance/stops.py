@@ -62,7 +62,7 @@ def stops(count: int) -> dict[str, object]:
             seen["studies"] += 1
             seen["stops"] += count
             seen["calls"] += calls
-    return seen
+    return dict(seen)
 
 
 def _recording(folder: Path) -> list[str]:

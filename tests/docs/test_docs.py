@@ -7,6 +7,7 @@ inside a list or a comment for another; rich, which the command line needs, brin
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -116,6 +117,21 @@ def test_commands_and_snippets_run(page: Path, project: Path) -> None:
     for block in blocks(page):
         if block.directive in (None, "exits", "file"):
             _try(block, project)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b for b in _BLOCKS if b.language == "python" and b.directive == "needs-server"],
+    ids=lambda block: block.where,
+)
+def test_what_snippets_for_a_model_import_is_there(block: Block, project: Path) -> None:
+    imports = [
+        ast.unparse(line)
+        for line in ast.walk(ast.parse(block.text))
+        if isinstance(line, ast.Import | ast.ImportFrom)
+    ]
+    done = _run([sys.executable, "-c", "\n".join(imports)], project, _LIMIT_S)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
