@@ -115,8 +115,8 @@ def test_a_server_that_hangs_on_every_route_does_not_keep_the_command(tmp_path: 
 
 
 def test_a_second_recording_of_the_same_cassette_is_refused(tmp_path: Path) -> None:
-    with running_stub(delay_s=0.3) as stub:
-        scenario = write_scenario(tmp_path, stub)
+    with running_stub(fault=fail_at(1, "held")) as stub:
+        scenario = write_scenario(tmp_path, stub, timeout_s=120)
         part = tmp_path / "cassettes" / "faults.seed7.jsonl.part"
         first = subprocess.Popen(
             [sys.executable, "-m", "swarm_repro", "run", str(scenario), "--record", "--out", "a"],
@@ -134,7 +134,8 @@ def test_a_second_recording_of_the_same_cassette_is_refused(tmp_path: Path) -> N
                 assert second.returncode == 2, second.stderr
                 assert "another process is recording faults.seed7.jsonl" in second.stderr
         finally:
-            out, err = first.communicate(timeout=60)
+            stub.hung.set()
+            out, err = first.communicate(timeout=120)
         assert first.returncode == 0, (out, err)
     assert len(read_cassette(tmp_path / "cassettes" / "faults.seed7.jsonl").calls) == CALLS
 

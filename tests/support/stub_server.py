@@ -55,6 +55,8 @@ class StubServer:
         fault_headers: Headers of an answer whose fault is an HTTP status.
         gzips: Whether its answers are compressed.
         hangs_everywhere: Whether it does not render prompts any more either.
+        hung: Ends the wait of calls that hang, and lets those that are held be answered; set at the
+            end of the block at the latest.
         chats: Bodies of the chat calls, in the order of their arrival.
     """
 
@@ -185,6 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "hang":
             self.server_stub.hung.wait(60)
             self.close_connection = True
+        elif fault == "held":
+            self.server_stub.hung.wait(120)
+            self._json(self._completion(document))
         elif fault == "reset":
             self.close_connection = True
             self.connection.close()
