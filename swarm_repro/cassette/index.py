@@ -1,7 +1,7 @@
 """A finished cassette as an index: every line checked once, calls and texts read when asked for.
 
-What ``read_cassette`` holds in memory grows with all texts and answers of a file. An index holds a
-few hundred bytes a call, so that files of hundreds of thousands of calls can be compared.
+What ``read_cassette`` holds in memory grows with all texts and answers of a file. An index holds
+about 200 bytes a call, so that files of millions of calls can be compared.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 from swarm_repro.canonical import encode_json, sha256_hex, text_sha256
 from swarm_repro.cassette import index_file
+from swarm_repro.cassette.entries import Entries, Entry
 from swarm_repro.cassette.lines import LineError, decode_line, lines_of
 from swarm_repro.cassette.reader import Cassette, RecordReader, open_cassette, reading
-from swarm_repro.cassette.records import At, CallId, CallRecord
+from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.cassette.runs import RunRecord, spans_of
 from swarm_repro.cassette.scan import call_digest
 from swarm_repro.cassette.table import DIGEST_BYTES, Table
@@ -27,8 +28,6 @@ from swarm_repro.completion import Completion
 from swarm_repro.dialects import stable_document
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.request import OUTSIDE_KEY
-
-_T = TypeVar("_T")
 
 #: Called with what is done so far and what there is to do.
 OnStep: TypeAlias = Callable[[int, int], None]
@@ -39,42 +38,6 @@ _TEXTS_AT_HAND = 1024
 
 #: Members of a request that hold what the model reads.
 TEXT_MEMBERS = frozenset({"messages", "prompt", "input"})
-
-
-class Entry(NamedTuple):
-    """One call of the index.
-
-    Attributes:
-        number: Place among the calls of the file, from 0.
-        offset: Where its line begins, in bytes.
-        length: Of its line, in bytes.
-        scope: Who called.
-        i: Ordinal in the scope.
-        n: Repeat of the asked key.
-        at: Epoch and step.
-        kind: What the call was for.
-        asked: Asked key, its 32 bytes.
-        sent: Sent key, its 32 bytes.
-        answer: Digest of the answer without volatile members.
-        settings: Digest of all that was asked but texts and seed, the model's name included.
-        env: SHA-256 of the environment record.
-        seeds: Seeds of the runs that used the call.
-    """
-
-    number: int
-    offset: int
-    length: int
-    scope: str
-    i: int
-    n: int
-    at: At | None
-    kind: str | None
-    asked: bytes
-    sent: bytes
-    answer: bytes
-    settings: bytes
-    env: str
-    seeds: frozenset[int] = frozenset()
 
 
 class Usage(NamedTuple):
@@ -248,12 +211,11 @@ class _IndexReader(RecordReader):
 
     def __init__(self, path: Path, places: Table, texts: Mapping[str, str]) -> None:
         super().__init__(path)
-        self.entries: list[Entry] = []
+        self.entries = Entries()
         self._places = places
         self._known_texts = texts
         self.usage: dict[str, Usage] = {}
         self._seen = Table("")
-        self._shared: dict[object, object] = {}
 
     def keep_text(self, cassette: Cassette, text: str, offset: int, length: int) -> None:
         del cassette
@@ -262,7 +224,7 @@ class _IndexReader(RecordReader):
 
     def keep_call(self, cassette: Cassette, call: CallRecord, offset: int, length: int) -> None:
         del cassette
-        scope, at, asked = self._once(call.scope), self._once(call.at), _key_bytes(call.asked)
+        asked = _key_bytes(call.asked)
         if not self._seen.add(call_digest(call.id)):
             raise LineError(f"a second recording of call {call.n} of {call.asked} in {call.scope}")
         self.entries.append(
@@ -270,19 +232,19 @@ class _IndexReader(RecordReader):
                 number=len(self.entries),
                 offset=offset,
                 length=length,
-                scope=scope,
+                scope=call.scope,
                 i=call.i,
                 n=call.n,
-                at=at,
-                kind=self._once(call.kind),
+                at=call.at,
+                kind=call.kind,
                 asked=asked,
                 sent=asked if call.sent == call.asked else _key_bytes(call.sent),
                 answer=self._answer_digest(call),
-                settings=self._once(_settings_digest(call)),
+                settings=_settings_digest(call),
                 env=call.env,
             )
         )
-        self.usage[scope] = self.usage.get(scope, Usage()).plus(call)
+        self.usage[call.scope] = self.usage.get(call.scope, Usage()).plus(call)
 
     def calls_of(self, record: Mapping[str, object]) -> frozenset[CallId]:
         del record
@@ -294,10 +256,9 @@ class _IndexReader(RecordReader):
         spans = spans_of(record["calls"], len(self.entries))
         if run.seed is None:
             return
-        for number in (number for span in spans for number in span):
-            entry = self.entries[number]
-            seeds = self._once(entry.seeds | {run.seed})
-            self.entries[number] = entry._replace(seeds=seeds)
+        for span in spans:
+            for number in span:
+                self.entries.add_seed(number, run.seed)
 
     def _answer_digest(self, call: CallRecord) -> bytes:
         """Digest of the answer as it is stored, without volatile members.
@@ -311,10 +272,6 @@ class _IndexReader(RecordReader):
             return bytes.fromhex(sha256_hex(encode_json(known)))
         whole = replace(call, texts=self._known_texts)
         return bytes.fromhex(whole.completion.stable_sha256)
-
-    def _once(self, value: _T) -> _T:
-        """One object for equal values, which most calls share."""
-        return self._shared.setdefault(value, value)  # type: ignore[return-value]
 
 
 def _key_bytes(key: str) -> bytes:

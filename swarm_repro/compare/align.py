@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
-from typing import NamedTuple, TypeAlias
+import heapq
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias, overload
 
-from swarm_repro.cassette.index import Entry
+from swarm_repro.cassette.entries import Entries, Entry
+from swarm_repro.cassette.records import At
+
+#: In place of the number of a call that is missing.
+_NONE = -1
 
 
 class Pair(NamedTuple):
     """Two calls at one place; one of them may be missing.
 
     Attributes:
+        number: Its place among all pairs, from 0.
         a: The call of the first cassette.
         b: The call of the second.
     """
 
+    number: int
     a: Entry | None
     b: Entry | None
 
@@ -35,7 +44,67 @@ class Pair(NamedTuple):
         return entry
 
 
-def align(a: Iterable[Entry], b: Iterable[Entry]) -> list[Pair]:
+class Pairs(Sequence[Pair]):
+    """Pairs of the calls of two cassettes, each made when it is asked for."""
+
+    def __init__(self, a: Entries, b: Entries) -> None:
+        """Begin with none.
+
+        Args:
+            a: Calls of one cassette.
+            b: Calls of the other.
+        """
+        self._a = a
+        self._b = b
+        self._numbers = (array("q"), array("q"))
+
+    def append(self, a: int | None, b: int | None) -> None:
+        """Add a pair of the calls with these numbers."""
+        for numbers, number in zip(self._numbers, (a, b), strict=True):
+            numbers.append(_NONE if number is None else number)
+
+    def __len__(self) -> int:
+        return len(self._numbers[0])
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Pair]: ...
+
+    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(len(self))[number]]
+        number = range(len(self))[number]
+        a, b = (numbers[number] for numbers in self._numbers)
+        return Pair(number, None if a == _NONE else self._a[a], None if b == _NONE else self._b[b])
+
+    def sort_by_step(self) -> None:
+        """Order pairs by epoch and step, those without first; of one step they keep their order."""
+        at = self._at()
+        order = sorted(range(len(self)), key=lambda number: _step_order(at[number]))
+        one, other = self._numbers
+        self._numbers = (
+            array("q", map(one.__getitem__, order)),
+            array("q", map(other.__getitem__, order)),
+        )
+
+    def steps(self) -> Iterator[range]:
+        """The numbers of the pairs of each step, where they are in order."""
+        at, start = self._at(), 0
+        for stop in range(1, len(at) + 1):
+            if stop == len(at) or at[stop] != at[start]:
+                yield range(start, stop)
+                start = stop
+
+    def _at(self) -> list[At | None]:
+        a, b = list(self._a.column("at")), list(self._b.column("at"))
+        return [
+            b[other] if one == _NONE else a[one] for one, other in zip(*self._numbers, strict=True)
+        ]
+
+
+def align(a: Entries, b: Entries) -> Pairs:
     """Align calls by identity: scope and ordinal, then key; never by text or place in the file.
 
     Where several calls of a file share a scope and an ordinal, as those of several runs do, equal
@@ -47,51 +116,45 @@ def align(a: Iterable[Entry], b: Iterable[Entry]) -> list[Pair]:
         b: Calls of the other.
 
     Returns:
-        Every call once, in causal order as far as it is known: by (at, scope, i).
+        Every call once, in causal order as far as it is known: by (at, scope, i). Within one step
+        of a simulation agents are ordered by name.
     """
-    left, right = _by_place(a), _by_place(b)
-    common = _seeds(left) & _seeds(right)
-    pairs: list[Pair] = []
-    for place in dict.fromkeys((*left, *right)):
-        one, other = left.pop(place, ()), right.pop(place, ())
-        if (
-            isinstance(one, Entry)
-            and isinstance(other, Entry)
-            and (not common or one.seeds == other.seeds)
-        ):
-            pairs.append(Pair(one, other))
-        else:
-            pairs.extend(_match(_as_list(one), _as_list(other), common))
-    pairs.sort(key=causal_order)
+    pairs = Pairs(a, b)
+    seeds = list(a.column("seeds")), list(b.column("seeds"))
+    common = frozenset().union(*set(seeds[0])) & frozenset().union(*set(seeds[1]))
+    calls = heapq.merge(_by_place(a, 0), _by_place(b, 1))
+    for _, found in groupby(calls, key=itemgetter(0, 1)):
+        sides: tuple[list[int], list[int]] = ([], [])
+        for _, _, side, number in found:
+            sides[side].append(number)
+        left, right = sides
+        if len(left) == len(right) == 1 and (not common or seeds[0][left[0]] == seeds[1][right[0]]):
+            pairs.append(left[0], right[0])
+            continue
+        matched = _match([a[number] for number in left], [b[number] for number in right], common)
+        for one, other in sorted(matched, key=_key_order):
+            pairs.append(
+                None if one is None else one.number, None if other is None else other.number
+            )
+    pairs.sort_by_step()
     return pairs
 
 
-#: One call, or several at one place; one is the rule, and a list for each would cost memory.
-_Place: TypeAlias = "Entry | list[Entry]"
+def _by_place(entries: Entries, side: int) -> Iterator[tuple[str, int, int, int]]:
+    """Scope, ordinal, side and number of calls, in this order."""
+    scopes, ordinals = list(entries.column("scope")), array("Q", entries.column("i"))
+    numbers = sorted(range(len(entries)), key=ordinals.__getitem__)
+    numbers.sort(key=scopes.__getitem__)
+    return ((scopes[number], ordinals[number], side, number) for number in numbers)
 
 
-def _by_place(entries: Iterable[Entry]) -> dict[tuple[str, int], _Place]:
-    places: dict[tuple[str, int], _Place] = {}
-    for entry in entries:
-        place = (entry.scope, entry.i)
-        known = places.get(place)
-        places[place] = entry if known is None else [*_as_list(known), entry]
-    return places
+def _step_order(at: At | None) -> tuple[bool, At]:
+    return at is not None, at or (0, 0)
 
 
-def _seeds(places: Mapping[tuple[str, int], _Place]) -> frozenset[int]:
-    known = {entry.seeds for place in places.values() for entry in _as_list(place)}
-    return frozenset().union(*known)
-
-
-def _as_list(place: Entry | Sequence[Entry]) -> list[Entry]:
-    return [place] if isinstance(place, Entry) else list(place)
-
-
-def causal_order(pair: Pair) -> tuple[object, ...]:
-    """Where a pair stands. Within one step of a simulation agents are ordered by name."""
-    entry = pair.entry
-    return (entry.at is not None, entry.at or (0, 0), entry.scope, entry.i, entry.asked, entry.n)
+def _key_order(pair: _Both) -> tuple[bytes, int]:
+    one = pair[0] or pair[1]
+    return (b"", 0) if one is None else (one.asked, one.n)
 
 
 def precedes(one: Pair, other: Pair) -> bool:
@@ -109,7 +172,10 @@ def precedes(one: Pair, other: Pair) -> bool:
     return mine.at <= its.at
 
 
-def _match(a: Sequence[Entry], b: Sequence[Entry], common: frozenset[int]) -> list[Pair]:
+_Both: TypeAlias = "tuple[Entry | None, Entry | None]"
+
+
+def _match(a: Sequence[Entry], b: Sequence[Entry], common: frozenset[int]) -> list[_Both]:
     pairs, left, right = _equal(a, b, lambda entry: (entry.sent, entry.n))
     for seeds in dict.fromkeys(entry.seeds & common for entry in (*left, *right)):
         equal, rest, others = _equal(
@@ -117,15 +183,15 @@ def _match(a: Sequence[Entry], b: Sequence[Entry], common: frozenset[int]) -> li
             [entry for entry in right if entry.seeds & common == seeds],
             lambda entry: (entry.asked, entry.n),
         )
-        pairs += [*equal, *(Pair(*both) for both in zip_longest(rest, others))]
+        pairs += [*equal, *zip_longest(rest, others)]
     return pairs
 
 
 def _equal(
     a: Iterable[Entry], b: Iterable[Entry], identity: Callable[[Entry], object]
-) -> tuple[list[Pair], list[Entry], list[Entry]]:
+) -> tuple[list[_Both], list[Entry], list[Entry]]:
     """Pairs of one identity, and what is left of both sides."""
-    pairs: list[Pair] = []
+    pairs: list[_Both] = []
     rest: list[Entry] = []
     waiting: dict[object, list[Entry]] = {}
     for entry in b:
@@ -133,7 +199,7 @@ def _equal(
     for entry in a:
         others = waiting.get(identity(entry))
         if others:
-            pairs.append(Pair(entry, others.pop(0)))
+            pairs.append((entry, others.pop(0)))
         else:
             rest.append(entry)
     return pairs, rest, [entry for others in waiting.values() for entry in others]

@@ -13,7 +13,8 @@ from swarm_repro.cassette.index import CassetteIndex, OnStep, Usage, open_to_rer
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.beside import beside_text, describe_beside
 from swarm_repro.compare.causes import settings_causes, text_edits
-from swarm_repro.compare.judge import Class, Comparison, Judged, Origin, run_seeds
+from swarm_repro.compare.judge import Comparison, Origin, run_seeds
+from swarm_repro.compare.judged import Class, Judged
 from swarm_repro.compare.parting import Tokenize, part
 from swarm_repro.compare.verdict import (
     count_classes,
@@ -132,13 +133,14 @@ class DiffReport:
         """
         comparison = self.comparison
         origins = comparison.origins[:limit]
+        classes = list(comparison.judged.classes())
         listed = [
             number
-            for number, judged in enumerate(comparison.judged)
-            if identical_too or judged.cls is not Class.IDENTICAL
+            for number, cls in enumerate(classes)
+            if identical_too or cls is not Class.IDENTICAL
         ]
-        first = {origin.number for origin in origins}
-        listed.sort(key=lambda n: (n not in first, comparison.judged[n].cls is Class.IDENTICAL, n))
+        first = {origin.pair.number for origin in origins}
+        listed.sort(key=lambda n: (n not in first, classes[n] is Class.IDENTICAL, n))
         shown = sorted(listed[:limit])
         return {
             "report": "diff",
@@ -148,7 +150,7 @@ class DiffReport:
             "identical": self.identical,
             "a": _file(comparison.a),
             "b": _file(comparison.b),
-            "counts": count_classes(comparison.judged),
+            "counts": count_classes(comparison),
             "origins": [self._origin(origin) for origin in origins],
             "origins_left_out": len(comparison.origins) - len(origins),
             "environment": [changed.to_json() for changed in environment_differences(comparison)],
@@ -161,10 +163,10 @@ class DiffReport:
         shown: dict[str, object] = {
             "id": origin.id,
             "kind": "root" if origin.cause is None else "cause",
-            "call": origin.number,
+            "call": origin.pair.number,
         }
         if origin.cause is None:
-            one, other = self._records(self.comparison.judged[origin.number])
+            one, other = self._records(self.comparison.judged[origin.pair.number])
             if one is None or other is None:
                 raise ValueError("a root has two calls")
             found = part(one.completion, other.completion, tokenize=self._tokenize)

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from itertools import groupby
-from typing import NamedTuple
 
-from swarm_repro.cassette.index import CassetteIndex, Entry, OnStep
+from swarm_repro.cassette.entries import Entry
+from swarm_repro.cassette.index import CassetteIndex, OnStep
 from swarm_repro.cassette.reader import Cassette
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.align import Pair, align, precedes
@@ -28,36 +26,10 @@ from swarm_repro.compare.causes import (
     settings_causes,
     text_edits,
 )
+from swarm_repro.compare.judged import Class, Judged, Judgements
 from swarm_repro.completion import same_but_volatile
 
 _RUN_SEED = "run seed"
-
-
-class Class(str, Enum):
-    """What a pair of calls is."""
-
-    IDENTICAL = "identical"
-    ROOT = "root"
-    FALLOUT = "fallout"
-    CHANGED = "changed"
-    ONLY_A = "only_a"
-    ONLY_B = "only_b"
-
-
-class Judged(NamedTuple):
-    """A pair and what it is.
-
-    Attributes:
-        pair: The calls.
-        cls: Its class.
-        origins: Ids of its origins: its own, or those it follows from.
-        proven: Of what follows from an origin: whether its words show that; else None.
-    """
-
-    pair: Pair
-    cls: Class
-    origins: tuple[int, ...] = ()
-    proven: bool | None = None
 
 
 @dataclass
@@ -67,7 +39,6 @@ class Origin:
     Attributes:
         id: Its number, in causal order.
         pair: The first pair it shows in.
-        number: That pair's place in ``Comparison.judged``.
         cause: What differs, or None for a root.
         calls: Pairs it shows in.
         scopes: Whose calls these are.
@@ -79,7 +50,6 @@ class Origin:
     id: int
     pair: Pair
     cause: Cause | None
-    number: int = 0
     calls: int = 1
     scopes: set[str] = field(default_factory=set)
     proven: int = 0
@@ -113,7 +83,6 @@ class Comparison:
         self.a = a
         self.b = b
         self.origins: list[Origin] = []
-        self._numbered = 0
         self._firsts: list[Origin] = []
         self._lowest: dict[tuple[frozenset[int], str], int] = {}
         self._by_cause: dict[object, Origin] = {}
@@ -123,34 +92,30 @@ class Comparison:
         self._same_models = a.cassette.models == b.cassette.models
         self._length = _length_cause(a.cassette, b.cassette)
         self._common_seeds = {*run_seeds(a.cassette)} & {*run_seeds(b.cassette)}
-        self.judged: list[Judged] = []
         pairs = align(a.entries, b.entries)
-        for _, step in groupby(pairs, key=lambda pair: pair.entry.at):
-            self._judge_step(list(step))
+        self.judged = Judgements(pairs)
+        for step in pairs.steps():
+            self._judge_step(step)
             if on_judged is not None:
-                on_judged(len(self.judged), len(pairs))
+                on_judged(step.stop, len(pairs))
 
-    def _judge_step(self, pairs: list[Pair]) -> None:
+    def _judge_step(self, step: range) -> None:
         """Judge the calls of one step: roots first, since who acted before whom is not recorded.
 
         Within a scope the order is known: nothing is judged before what came before it.
         """
-        start = len(self.judged)
         parted: set[str] = set()
-        found: list[Judged | None] = []
-        for pair in pairs:
-            scope = pair.entry.scope
-            found.append(None if scope in parted else self._judge_same_request(pair))
-            if found[-1] is None:
-                parted.add(scope)
-        self.judged += [
-            judged or self._judge_same_request(pair) or self._judge_other_request(pair)
-            for judged, pair in zip(found, pairs, strict=True)
-        ]
-        numbers = {id(pair): number for number, pair in enumerate(pairs, start=start)}
-        for origin in self.origins[self._numbered :]:
-            origin.number = numbers[id(origin.pair)]
-        self._numbered = len(self.origins)
+        for number in step:
+            pair = self.judged.pairs[number]
+            if pair.entry.scope not in parted:
+                judged = self._judge_same_request(pair)
+                if judged is None:
+                    parted.add(pair.entry.scope)
+                else:
+                    self.judged.keep(judged)
+        for number in filter(self.judged.is_open, step):
+            pair = self.judged.pairs[number]
+            self.judged.keep(self._judge_same_request(pair) or self._judge_other_request(pair))
 
     def _judge_same_request(self, pair: Pair) -> Judged | None:
         """Judge two calls with one sent key; None where the keys differ or a call is missing."""

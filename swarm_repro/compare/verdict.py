@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from swarm_repro.cassette.index import Entry
+from swarm_repro.cassette.entries import Entries
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.causes import Cause
 from swarm_repro.compare.environments import Changed, environment_changes, explanation
-from swarm_repro.compare.judge import Class, Comparison, Judged, Origin
+from swarm_repro.compare.judge import Comparison, Origin
+from swarm_repro.compare.judged import Class
 from swarm_repro.environment import Environment
 
 #: A call that took this many times as long did not have the machine for itself.
@@ -18,9 +19,8 @@ _SLOWER = 1.5
 
 def describe(comparison: Comparison) -> str:
     """One line: the cause, or that there is none."""
-    judged = comparison.judged
     if not comparison.origins:
-        count = len(judged)
+        count = len(comparison.judged)
         where = ""
         if environment_differences(comparison):
             where = ", in two environments"
@@ -42,8 +42,8 @@ def _describe_cause(origin: Origin, cause: Cause) -> str:
 
 
 def _describe_root(comparison: Comparison, origin: Origin) -> str:
-    roots = sum(judged.cls is Class.ROOT for judged in comparison.judged)
-    same = sum(judged.cls is Class.IDENTICAL for judged in comparison.judged)
+    counts = count_classes(comparison)
+    roots, same = counts[Class.ROOT.value], counts[Class.IDENTICAL.value]
     entry = origin.pair.entry
     where = (
         f"{roots} of {roots + same} same requests got another completion, "
@@ -89,8 +89,8 @@ def environment_differences(comparison: Comparison) -> list[Changed]:
     )
 
 
-def _most_used(entries: Sequence[Entry]) -> str | None:
-    counts = Counter(entry.env for entry in entries)
+def _most_used(entries: Entries) -> str | None:
+    counts = Counter(entries.column("env"))
     return max(counts, key=lambda env: (counts[env], env), default=None)
 
 
@@ -112,9 +112,7 @@ def _slots(environment: Environment) -> int | None:
     return slots if isinstance(slots, int) else None
 
 
-def count_classes(judged: Sequence[Judged]) -> dict[str, int]:
+def count_classes(comparison: Comparison) -> dict[str, int]:
     """How many pairs there are of each class."""
-    counts = {cls.value: 0 for cls in Class}
-    for one in judged:
-        counts[one.cls.value] += 1
-    return counts
+    counts = Counter(comparison.judged.classes())
+    return {cls.value: counts[cls] for cls in Class}

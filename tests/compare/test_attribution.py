@@ -9,7 +9,8 @@ import pytest
 
 from swarm_repro.cassette.header import SeedPolicy
 from swarm_repro.compare import judge
-from swarm_repro.compare.judge import Class, Comparison
+from swarm_repro.compare.judge import Comparison
+from swarm_repro.compare.judged import Class
 from tests.compare.scenes import Call, record
 from tests.compare.society import comparing
 

@@ -14,7 +14,7 @@ import pytest
 from swarm_repro.cassette.alter import alter
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.compare.diff import DiffReport
-from swarm_repro.compare.judge import Class
+from swarm_repro.compare.judged import Class
 from tests.compare.society import comparing
 from tests.support.command import ROOT, swarm_repro
 
@@ -68,10 +68,10 @@ def test_one_altered_completion_is_one_root_and_the_rest_its_fallout() -> None:
     with comparing(DRIFT / "base.jsonl", DRIFT / "one_root.jsonl") as found:
         (origin,) = found.origins
         assert origin.cause is None
-        root = found.judged[origin.number]
+        root = found.judged[origin.pair.number]
         assert root.cls is Class.ROOT
         for number, judged in enumerate(found.judged):
-            if number < origin.number:
+            if number < origin.pair.number:
                 assert judged.cls is Class.IDENTICAL
             elif judged.cls is not Class.IDENTICAL:
                 assert judged.origins == (origin.id,)

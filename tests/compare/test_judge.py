@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm_repro.compare.judge import Class, Comparison
+from swarm_repro.compare.judge import Comparison
+from swarm_repro.compare.judged import Class
 from swarm_repro.compare.verdict import describe
 from tests.compare.society import AGENTS, Society, comparing
 from tests.core.making import TinyModel, ask, make_binding, make_environment, recording
