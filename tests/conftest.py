@@ -32,6 +32,23 @@ def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(autouse=True)
+def _half_of_the_cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep what a test with a model starts to one half of the cores, another worker's to the other.
+
+    A server takes all cores by itself. Its threads spin while they wait for each other, so that two
+    such servers at once take several times as long as one after the other.
+    """
+    if request.node.get_closest_marker("slow") is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, sorted(cores)[number % 2 :: 2] or cores)
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 @pytest.fixture(scope="session")
 def model_path(pytestconfig: pytest.Config) -> Path:
     """The real small model: from SWARM_REPRO_TEST_MODEL, else fetched once."""

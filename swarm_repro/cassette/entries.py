@@ -46,6 +46,7 @@ class Entry(NamedTuple):
 
 
 #: How a member is packed: as itself, or (``I``) as its place among the values that calls share.
+#: ``seeds`` is the last: it changes after the call was packed.
 _PACKED = {
     "offset": "Q",
     "length": "Q",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import subprocess
 import time
@@ -23,8 +24,9 @@ def server_at_work(study_id: int, *, limit_s: float = 300) -> psutil.Process:
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         for child in psutil.Process(study_id).children(recursive=True):
-            if "xllamacpp_server" in " ".join(child.cmdline()) and child.cpu_times().user > 2:
-                return child
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                if "xllamacpp_server" in " ".join(child.cmdline()) and child.cpu_times().user > 2:
+                    return child
         time.sleep(0.05)
     raise AssertionError("no server works")
 
