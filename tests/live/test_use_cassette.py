@@ -24,6 +24,9 @@ httpx: ModuleType = importlib.import_module(
     openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
 )
 NOWHERE = "http://127.0.0.1:9/v1"
+#: llama-server closes a connection it has streamed over, and tells the client that it keeps it: the
+#: next request may go out on it just then.
+NONE_KEPT = httpx.Limits(max_keepalive_connections=0)
 ASK: dict[str, Any] = {
     "model": "smollm2",
     "messages": [{"role": "user", "content": "Name three colours."}],
@@ -113,7 +116,7 @@ def several(url: str) -> bytes:
 def own_routes(url: str) -> bytes:
     """What llama-server has beside the OpenAI API."""
     root = url.removesuffix("/v1")
-    with httpx.Client(timeout=60) as one:
+    with httpx.Client(timeout=60, limits=NONE_KEPT) as one:
         native = {"prompt": "Once upon", "n_predict": 6, "seed": 7}
         answers = [
             one.post(f"{root}/completion", json=native),
@@ -132,7 +135,7 @@ def other_apis(url: str) -> bytes:
     root = url.removesuffix("/v1")
     ask = {"model": "smollm2", "max_tokens": 8, "messages": ASK["messages"]}
     respond = {"model": "smollm2", "max_output_tokens": 8, "input": "Name a colour."}
-    with httpx.Client(timeout=60) as one:
+    with httpx.Client(timeout=60, limits=NONE_KEPT) as one:
         answers = [
             one.post(f"{root}/v1/{path}", json={**body, "stream": stream})
             for path, body in (("messages", ask), ("responses", respond))
