@@ -123,7 +123,6 @@ def main() -> None:
         path, calls, root, run = arguments.write
         write(Path(path), int(calls), root=int(root) if root else None, run=run)
         return
-    print(f"Python {platform.python_version()}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
     print("   calls   root  MB a file  seconds  µs a call  peak MB")
     with tempfile.TemporaryDirectory() as folder:
         for calls in (
