@@ -30,6 +30,7 @@ LAYERS: list[list[set[str]]] = [
             "credentials",
             "cachedir",
             "once",
+            "packed",
         }
     ],
     [

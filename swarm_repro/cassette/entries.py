@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from swarm_repro.cassette.records import At
+from swarm_repro.packed import Packed
 
 
 class Entry(NamedTuple):
@@ -78,7 +79,7 @@ def _column(name: str) -> struct.Struct:
     return struct.Struct(f"={before}x{_PACKED[name]}{after}x")
 
 
-class Entries(Sequence[Entry]):
+class Entries(Packed[Entry]):
     """Calls in file order, each made when it is asked for."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -112,16 +113,7 @@ class Entries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._packed) // _ENTRY.size
 
-    @overload
-    def __getitem__(self, number: int) -> Entry: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Entry]: ...
-
-    def __getitem__(self, number: int | slice) -> Entry | list[Entry]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(len(self))[number]]
-        number = range(len(self))[number]
+    def _item(self, number: int) -> Entry:
         (offset, length, scope, i, n, at, kind, asked, sent, answer, settings, env, seeds) = (
             _ENTRY.unpack_from(self._packed, number * _ENTRY.size)
         )

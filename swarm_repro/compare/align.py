@@ -7,10 +7,11 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, zip_longest
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias, overload
+from typing import NamedTuple, TypeAlias
 
 from swarm_repro.cassette.entries import Entries, Entry
 from swarm_repro.cassette.records import At
+from swarm_repro.packed import Packed
 
 #: In place of the number of a call that is missing.
 _NONE = -1
@@ -44,7 +45,7 @@ class Pair(NamedTuple):
         return entry
 
 
-class Pairs(Sequence[Pair]):
+class Pairs(Packed[Pair]):
     """Pairs of the calls of two cassettes, each made when it is asked for."""
 
     def __init__(self, a: Entries, b: Entries) -> None:
@@ -66,16 +67,7 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self._numbers[0])
 
-    @overload
-    def __getitem__(self, number: int) -> Pair: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Pair]: ...
-
-    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(len(self))[number]]
-        number = range(len(self))[number]
+    def _item(self, number: int) -> Pair:
         a, b = (numbers[number] for numbers in self._numbers)
         return Pair(number, None if a == _NONE else self._a[a], None if b == _NONE else self._b[b])
 

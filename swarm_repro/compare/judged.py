@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from swarm_repro.compare.align import Pair, Pairs
+from swarm_repro.packed import Packed
 
 
 class Class(str, Enum):
@@ -43,7 +44,7 @@ _OPEN = len(_CLASSES)
 _PROVEN = (None, False, True)
 
 
-class Judgements(Sequence[Judged]):
+class Judgements(Packed[Judged]):
     """The pairs of two cassettes and what each is, each made when it is asked for."""
 
     def __init__(self, pairs: Pairs) -> None:
@@ -80,15 +81,7 @@ class Judgements(Sequence[Judged]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @overload
-    def __getitem__(self, number: int) -> Judged: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Judged]: ...
-
-    def __getitem__(self, number: int | slice) -> Judged | list[Judged]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(len(self))[number]]
+    def _item(self, number: int) -> Judged:
         return Judged(
             self.pairs[number],
             _CLASSES[self._classes[number]],
