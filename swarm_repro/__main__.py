@@ -1,5 +1,29 @@
-"""``python -m swarm_repro``."""
+"""``swarm-repro`` and ``python -m swarm_repro``."""
 
-from swarm_repro.cli import main
+from __future__ import annotations
 
-main()
+import os
+import sys
+
+from swarm_repro.simulation.hash_seed import VARIABLE, is_hash_seed_fixed, start_again
+
+#: Commands that run a simulation whatever else is said.
+_SIMULATING = (["run"], ["demo"], ["study", "run"])
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code.
+
+    A simulation wants another hash seed than this process has, as a rule. It is started again
+    here, before anything else is imported, since what is imported until then is imported twice.
+    """
+    simulates = any(sys.argv[1 : 1 + len(words)] == words for words in _SIMULATING)
+    if simulates and not is_hash_seed_fixed() and os.environ.get(VARIABLE) != "0":
+        start_again()
+    from swarm_repro.cli import main as run_command
+
+    run_command()
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ LAYERS: list[list[set[str]]] = [
             "cachedir",
             "once",
             "packed",
+            "loaders",
         }
     ],
     [
@@ -203,6 +204,20 @@ def test_a_replay_through_a_session_imports_neither_openai_nor_llama_cpp(tmp_pat
         "Session(mode=Mode.REPLAY, header=store.header, store=store)"
     )
     assert loaded_by("-c", program).isdisjoint(HEAVY)
+
+
+def test_a_command_that_starts_itself_again_imports_next_to_nothing_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "swarm_repro", "run", "no.yaml"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    assert names.count("swarm_repro.simulation.hash_seed") == 2, "it was started twice"
+    assert names.count("click") == 1
 
 
 #: What runs code, or may, when it is given data.

@@ -7,12 +7,14 @@ context, is completed when it is used after it. With no interceptor in place req
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import sys
 import threading
+from importlib.abc import Loader
 from types import ModuleType
 from typing import Any
 
 from swarm_repro.intercept.present import present_interceptor
+from swarm_repro.loaders import ImportHook
 
 _LIBRARIES = ("httpx", "httpx2")
 #: On a transport whose set-up waits until it is needed: the arguments of its ``__init__``.
@@ -24,12 +26,32 @@ _patched: set[str] = set()
 
 
 def patch_libraries() -> None:
-    """Let the transports of the installed libraries ask ``present_interceptor`` first, for good."""
+    """Let the transports of both libraries ask ``present_interceptor`` first, for good.
+
+    A library that the program has not imported yet is patched when it does: most use one of them,
+    and the other would take a tenth of a short replay to import.
+    """
     with _lock:
-        for name in _LIBRARIES:
-            if name not in _patched and importlib.util.find_spec(name) is not None:
-                _patch(importlib.import_module(name))
-                _patched.add(name)
+        if _hook not in sys.meta_path:
+            sys.meta_path.insert(0, _hook)
+    for name in _LIBRARIES:
+        if name in sys.modules:
+            _patch_once(importlib.import_module(name))  # waits where another thread imports it
+
+
+def _load(real: Loader, library: ModuleType) -> None:
+    real.exec_module(library)
+    _patch_once(library)
+
+
+_hook = ImportHook(_LIBRARIES.__contains__, _load)
+
+
+def _patch_once(library: ModuleType) -> None:
+    with _lock:
+        if library.__name__ not in _patched:
+            _patch(library)
+            _patched.add(library.__name__)
 
 
 def _patch(library: ModuleType) -> None:

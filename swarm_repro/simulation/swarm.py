@@ -27,6 +27,9 @@ from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
 
 _PACKAGE = "swarm"
+#: SWARM's exports import `swarm.analysis`, which re-exports plots that no run makes. matplotlib,
+#: which these two import, takes as long as the simulation.
+DEFERRED = ("swarm.analysis.enhanced_dashboard", "swarm.analysis.trust_network")
 
 
 def require_backends(
@@ -69,7 +72,9 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
         if not plan.mode.calls_model:
             stack.enter_context(refuse_network(session))
         stack.enter_context(intercept_http(session))
-        stack.enter_context(tamed([_PACKAGE], Entropy(plan.seed), modules=modules))
+        stack.enter_context(
+            tamed([_PACKAGE], Entropy(plan.seed), modules=modules, deferred=DEFERRED)
+        )
         swarm = _import_swarm()
         stack.enter_context(hooks.install(session))
         stack.enter_context(in_place_event_loop())

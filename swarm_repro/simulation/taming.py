@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import os
 import sys
 import time as _time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.abc import Loader
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Final
 
 from swarm_repro.errors import UsageError
+from swarm_repro.loaders import ImportHook
 from swarm_repro.simulation.entropy import Entropy, activate, active
 from swarm_repro.simulation.stand_ins import REPLACEMENTS, stand_in
 
 _ROOTS: Final = frozenset(name.partition(".")[0] for name in REPLACEMENTS)
 _given: dict[str, ModuleType] = {}
+_deferred: frozenset[str] = frozenset()
+#: How many deferred modules are being imported: also outside a block they are given stand-ins.
+_late_imports = 0
 _tamed_modules: weakref.WeakSet[ModuleType] = weakref.WeakSet()
 
 
@@ -36,6 +40,7 @@ def tamed(
     entropy: Entropy,
     *,
     modules: Mapping[str, ModuleType] = MappingProxyType({}),
+    deferred: Collection[str] = (),
 ) -> Iterator[None]:
     """Give the modules of some packages seeded ids, clocks and random numbers while a block runs.
 
@@ -49,6 +54,8 @@ def tamed(
         entropy: What the stand-ins draw from.
         modules: Further stand-ins by top-level import name, installed or not, for these packages
             only.
+        deferred: Submodules whose names a package of these re-exports and few programs use. Each is
+            imported when one of its names is first asked for, not with the package.
 
     Raises:
         UsageError: The block is nested or in two threads; a module of the packages was imported
@@ -65,16 +72,19 @@ def tamed(
                 f"{name} was imported before its ids and clock could be fixed; "
                 f"start the run in a fresh process, before anything imports {packages[0]}"
             )
-    finder = _Finder(packages)
+    global _deferred
+    hook = _hook(packages)
     with _utc():
         activate(entropy)
         _given.update(modules)
-        sys.meta_path.insert(0, finder)
+        _deferred = frozenset(deferred)
+        sys.meta_path.insert(0, hook)
         try:
             yield
         finally:
-            sys.meta_path.remove(finder)
+            sys.meta_path.remove(hook)
             _given.clear()
+            _deferred = frozenset()
             activate(None)
             _tamed_modules.update(module for _, module in _imported(packages))
 
@@ -89,48 +99,21 @@ def _imported(packages: Sequence[str]) -> list[tuple[str, ModuleType]]:
     ]
 
 
-class _Finder(MetaPathFinder):
-    """Finds modules of tamed packages as usual, and has them loaded with builtins of their own."""
-
-    def __init__(self, packages: Sequence[str]) -> None:
-        self._packages = frozenset(packages)
-        self._inside = tuple(f"{package}." for package in packages)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in self._packages and not fullname.startswith(self._inside):
-            return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader)
-                return spec
-        return None
+def _hook(packages: Sequence[str]) -> ImportHook:
+    """Have the modules of tamed packages loaded with builtins of their own."""
+    inside = tuple(f"{package}." for package in packages)
+    return ImportHook(lambda name: name in packages or name.startswith(inside), _load)
 
 
-class _Loader(Loader):
-    """Runs a module's code with `TAMED_BUILTINS`, and is the real loader in all other respects.
+def _load(real: Loader, module: ModuleType) -> None:
+    """Run a module's code with `TAMED_BUILTINS`.
 
     A function takes its builtins, `__import__` among them, from the module it is defined in: so
     import statements of other packages cost what they always did.
     """
-
-    def __init__(self, real: Loader) -> None:
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._real.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__dict__["__builtins__"] = TAMED_BUILTINS
-        self._real.exec_module(module)
+    module.__dict__["__builtins__"] = TAMED_BUILTINS
+    real.exec_module(module)
+    _resolve_late(module)
 
 
 def _import(
@@ -141,8 +124,11 @@ def _import(
     level: int = 0,
 ) -> ModuleType:
     """`__import__` of tamed modules."""
+    if _is_deferred(name, globals, fromlist):
+        return _Deferred(name)
     root = name.partition(".")[0]
-    if active() is None or level or (root not in _ROOTS and root not in _given):
+    is_tamed = active() is not None or _late_imports
+    if not is_tamed or level or (root not in _ROOTS and root not in _given):
         return builtins.__import__(name, globals, locals, fromlist or (), level)
     if root in _given:
         part = _part_of(_given[root], name)
@@ -150,6 +136,62 @@ def _import(
     module = builtins.__import__(name, globals, locals, fromlist or (), level)
     wanted = name if fromlist else root
     return stand_in(wanted) if wanted in REPLACEMENTS else module
+
+
+class _Deferred(ModuleType):
+    """Stands for a submodule while its package is imported, and for each of its names."""
+
+    def __getattr__(self, name: str) -> _Deferred:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+def _is_deferred(
+    name: str, globals: Mapping[str, object] | None, fromlist: Sequence[str] | None
+) -> bool:
+    """Whether a package takes names from a submodule only to re-export them."""
+    importer = globals.get("__name__") if globals is not None else None
+    takes_names = bool(fromlist) and "*" not in (fromlist or ())
+    return name in _deferred and takes_names and importer == name.rpartition(".")[0]
+
+
+def _resolve_late(package: ModuleType) -> None:
+    """Let a package import the submodules that were deferred by a ``__getattr__`` (PEP 562)."""
+    namespace = vars(package)
+    homes = {
+        name: vars(namespace.pop(name))["__name__"]
+        for name, value in list(namespace.items())
+        if isinstance(value, _Deferred)
+    }
+    if not homes:
+        return
+    others = namespace.get("__getattr__")
+
+    def resolve(name: str) -> object:
+        if name in homes:
+            namespace[name] = getattr(_import_tamed(homes[name]), name)
+            return namespace[name]
+        if others is not None:
+            return others(name)
+        raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
+
+    namespace["__getattr__"] = resolve
+
+
+def _import_tamed(name: str) -> ModuleType:
+    """Import a module of a tamed package, in a block or after it."""
+    global _late_imports
+    packages = [name.partition(".")[0]]
+    hook = _hook(packages)
+    sys.meta_path.insert(0, hook)
+    _late_imports += 1
+    try:
+        return importlib.import_module(name)
+    finally:
+        _late_imports -= 1
+        sys.meta_path.remove(hook)
+        _tamed_modules.update(module for _, module in _imported(packages))
 
 
 def _part_of(module: ModuleType, name: str) -> ModuleType:

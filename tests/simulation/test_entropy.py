@@ -515,6 +515,7 @@ import time
 
 from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop
+from swarm_repro.simulation.swarm import DEFERRED
 from swarm_repro.simulation.taming import tamed
 
 SCENARIO, WAY, TAMED = sys.argv[1], sys.argv[2], sys.argv[3] == "tamed"
@@ -575,7 +576,7 @@ def main():
 with contextlib.ExitStack() as stack:
     if TAMED:
         stack.enter_context(in_place_event_loop())
-        stack.enter_context(tamed(["swarm"], Entropy(42)))
+        stack.enter_context(tamed(["swarm"], Entropy(42), deferred=DEFERRED))
     sys.exit(main())
 '''
 

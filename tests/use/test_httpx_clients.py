@@ -9,6 +9,8 @@ import importlib
 import itertools
 import os
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -305,3 +307,35 @@ def test_a_replay_builds_no_tls_context(tmp_path: Path, monkeypatch: pytest.Monk
     assert made == []
     httpx.HTTPTransport().close()
     assert made
+
+
+LATE = """
+import importlib, sys
+from swarm_repro import use_cassette
+
+path, mode, url = sys.argv[1:]
+with use_cassette(path, mode=mode):
+    loaded = {"httpx", "httpx2"} & set(sys.modules)
+    library = importlib.import_module(LIBRARY)
+    answer = library.post(url, json=BODY)
+print(sorted(loaded), answer.json()["choices"][0]["message"]["content"])
+"""
+
+
+def test_a_library_that_is_imported_within_the_block_is_recorded_too(
+    tmp_path: Path, stub: StubServer
+) -> None:
+    printed = []
+    program = f"LIBRARY, BODY = {httpx.__name__!r}, {BODY!r}\n{LATE}"
+    for mode in ("record", "replay"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "c.jsonl", mode, stub.base_url + CHAT],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[0] == printed[1], "each answer of the model is another"
+    assert printed[0].startswith("[] answer "), "no library was imported before"
