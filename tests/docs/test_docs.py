@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import yaml
 
 from swarm_repro.simulation.scenario import load_scenario
 from tests.docs.pages import PAGES, ROOT, RUN, Block, blocks, commands, matches, tokens
+from tests.support.warm import run_python
 
 _COPIED = ("scenarios", "cassettes", "docs", "scripts", "tests/data")
 _BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -69,6 +71,20 @@ _NOTES_OF_OTHER_VERSIONS = re.compile(
 )
 
 
+def _run_line(line: str, folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell; one that asks for nothing of the shell, without it."""
+    words = [] if re.search(r"[|&;<>$`*?~(){}\n]", line) else shlex.split(line, comments=True)
+    if words[:1] != ["swarm-repro"]:
+        return _run(["bash", "-c", line], folder, limit_s)
+    return run_python(
+        ["-m", "swarm_repro", *words[1:]],
+        cwd=folder,
+        environment=os.environ,
+        timeout_s=limit_s,
+        stderr="with stdout",
+    )
+
+
 def _run(arguments: list[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments,
@@ -100,7 +116,7 @@ def _try(block: Block, folder: Path, limit_s: float = _LIMIT_S) -> None:
             expected = {0}
             if block.argument is not None and command is given[-1]:
                 expected = {int(code) for code in block.argument.split(",")}
-            done = _run(["bash", "-c", command.line], folder, limit_s)
+            done = _run_line(command.line, folder, limit_s)
             said = f"{block.where}: {command.line}\n{done.stdout}"
             assert done.returncode in expected, said
             printed = _NOTES_OF_OTHER_VERSIONS.sub("", done.stdout)
@@ -248,7 +264,7 @@ def test_the_command_line_page_holds_every_help_text() -> None:
 def test_the_page_shows_what_a_terminal_of_80_columns_shows(project: Path) -> None:
     page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
     for name in re.findall(r"<!-- help: (.+) -->", page):
-        printed = _run(["bash", "-c", f"{name} --help"], project, _LIMIT_S).stdout
+        printed = _run_line(f"{name} --help", project, _LIMIT_S).stdout
         assert f"<!-- help: {name} -->\n```text\n{printed}```\n" in page
 
 

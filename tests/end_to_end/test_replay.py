@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
 from tests.support.command import ROOT, artifact_bytes, swarm_repro
+from tests.support.warm import run_python
 
 SCENARIOS = ["demo", "demo_in_process", "council"]
 
@@ -149,14 +149,11 @@ main(sys.argv[1:])
 
 
 def run_script(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+    return run_python(
+        ["-c", code, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        environment={**os.environ, "PYTHONHASHSEED": "0"},
+        timeout_s=120,
     )
 
 

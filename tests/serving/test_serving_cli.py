@@ -15,6 +15,7 @@ from file_server import BODY, SHA256, FileServer
 
 from swarm_repro.serving.process import identify
 from swarm_repro.serving.state import take_inventory
+from tests.support.command import swarm_repro as run_command
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
@@ -32,13 +33,7 @@ http.server.HTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_f
 
 
 def swarm_repro(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "swarm_repro", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return run_command(*arguments, cwd=Path.cwd())
 
 
 @pytest.fixture

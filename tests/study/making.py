@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tests.support.command import ROOT
+from tests.support.warm import run_python
 
 TAX = ROOT / "scenarios" / "tax.study.yaml"
 TABLES = ("runs.csv", "runs.parquet", "epochs.csv", "epochs.parquet")
@@ -56,14 +57,8 @@ def study(
     *arguments: object, cwd: Path, code: int = 0, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run ``swarm-repro study`` and see that it ends with a code."""
-    done = subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
+    done = run_python(
+        command(*arguments)[1:], cwd=cwd, environment=environment(), timeout_s=timeout_s
     )
     assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
     return done

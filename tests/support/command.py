@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.warm import ROOT as ROOT
+from tests.support.warm import run_python
 
 
 def swarm_repro(
@@ -24,14 +24,11 @@ def swarm_repro(
         env: Variables to add to this process's.
         timeout_s: Limit; a command that hangs fails the test.
     """
-    return subprocess.run(
-        [sys.executable, "-m", "swarm_repro", *map(str, arguments)],
+    return run_python(
+        ["-m", "swarm_repro", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
+        environment={**os.environ, **(env or {})},
+        timeout_s=timeout_s,
     )
 
 

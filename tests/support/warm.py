@@ -1,0 +1,223 @@
+"""A process that has imported what commands need, and forks one for each that is asked for.
+
+``swarm-repro run`` takes 2 s of CPU to import SWARM, openai and pandas, and a fraction of that for
+what it does then. A forked command is a process of its own in every other respect: folder,
+environment, streams, exit code, threads, what it does at its end.
+
+``python -m tests.support.warm`` takes orders as JSON lines on its standard input and says on its
+standard output how each ended; `run_warm` is the other end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+ROOT = Path(__file__).resolve().parents[2]
+#: A fork of a process that has loaded macOS's frameworks may abort. And where this is set, as it is
+#: to measure what a test touches, each process is started by itself.
+_IS_USED = sys.platform == "linux" and not os.environ.get("SWARM_REPRO_TEST_FRESH_PROCESSES")
+#: What the interpreter reads when it starts, so that processes which differ in it share nothing.
+_READ_AT_START = (
+    "PYTHONWARNINGS",
+    "PYTHONPATH",
+    "PYTHONUTF8",
+    "PYTHONIOENCODING",
+    "LC_ALL",
+    "LANG",
+)
+#: Modules of SWARM that every run imports.
+_OF_SWARM = ("__main__", "scenarios.loader", "agents.llm_agent", "analysis.export")
+
+
+def run_python(
+    words: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    stderr: Literal["apart", "with stdout"] = "apart",
+) -> subprocess.CompletedProcess[str]:
+    """Run Python, with nothing on its standard input, from a warm process where that is the same.
+
+    Args:
+        words: Its arguments: ``-m swarm_repro ...`` or ``-c CODE ...``.
+        cwd: Its folder.
+        environment: All of its variables.
+        timeout_s: After so long it is killed.
+        stderr: Whether its standard error is kept apart.
+
+    Raises:
+        subprocess.TimeoutExpired: It was killed.
+    """
+    if not _IS_USED or environment.get("PYTHONHASHSEED", "0") != "0":
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if stderr == "apart" else subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        output = [Path(folder) / name for name in ("out", "err")]
+        order = {
+            "words": list(words),
+            "cwd": str(cwd),
+            "environment": dict(environment),
+            "output": [str(output[0]), str(output[stderr == "apart"])],
+            "timeout_s": timeout_s,
+        }
+        code = _warm(tuple(environment.get(name) for name in _READ_AT_START)).run(order)
+        if code is None:
+            raise subprocess.TimeoutExpired([sys.executable, *words], timeout_s)
+        said, complained = (path.read_text("utf-8") if path.exists() else "" for path in output)
+    return subprocess.CompletedProcess([sys.executable, *words], code, said, complained)
+
+
+class _Warm:
+    """The process, as the tests see it."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm"],
+            cwd=ROOT,
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._close)
+
+    def run(self, order: Mapping[str, object]) -> int | None:
+        """Have a process forked; its exit code, or nothing if it took too long."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the process that forks others has ended"
+        code: int | None = json.loads(answer)["code"]
+        return code
+
+    def _close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@functools.cache
+def _warm(variables: tuple[str | None, ...]) -> _Warm:
+    named = dict(zip(_READ_AT_START, variables, strict=True))
+    kept = {name: value for name, value in os.environ.items() if name not in named}
+    read = {name: value for name, value in named.items() if value is not None}
+    # One order of sets, as commands that run simulations have it.
+    return _Warm({**kept, **read, "PYTHONHASHSEED": "0"})
+
+
+# --- The process itself.
+
+
+def import_what_commands_need() -> None:
+    """What most commands import; modules of SWARM as a run would have them."""
+    for name in ("openai", "pandas", "rich.progress", "zstandard"):
+        importlib.import_module(name)
+    for name in ("run", "demo", "show", "stats", "check", "bundle", "diff", "verify"):
+        importlib.import_module(f"swarm_repro.cli.{name}")
+    from swarm_repro.simulation.entropy import Entropy
+    from swarm_repro.simulation.swarm import DEFERRED
+    from swarm_repro.simulation.taming import tamed
+
+    with tamed(["swarm"], Entropy(0), deferred=DEFERRED):
+        for name in _OF_SWARM:
+            importlib.import_module(f"swarm.{name}")
+
+
+def serve_orders(orders: IO[str], answers: IO[str]) -> dict[str, Any] | None:
+    """Fork for each order, and say how it ended.
+
+    Returns:
+        In a forked process its order; in this process nothing, when there are no more.
+    """
+    for line in orders:
+        order: dict[str, Any] = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            return order
+        answers.write(json.dumps({"code": _wait(pid, order["timeout_s"])}) + "\n")
+        answers.flush()
+    return None
+
+
+def _wait(pid: int, timeout_s: float) -> int | None:
+    limit = time.monotonic() + timeout_s
+    pause_s = 0.001
+    while time.monotonic() < limit:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.02)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return None
+
+
+def become(order: Mapping[str, Any]) -> None:
+    """Turn this process into the one that was ordered, and do what it does."""
+    opened = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(opened, 0)
+    for number, path in enumerate(order["output"], start=1):
+        # Both may be one file.
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(opened, number)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    time.tzset()
+    kind, what, *arguments = order["words"]
+    sys.orig_argv = [sys.executable, *order["words"]]
+    sys.argv = ["-c" if kind == "-c" else what, *arguments]
+    sys.path[0] = "" if kind == "-c" else order["cwd"]
+    if kind == "-c":
+        exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))  # noqa: S102
+    else:
+        importlib.import_module(f"{what}.__main__").main()
+
+
+def end_as_python_does(code: int) -> None:
+    """What an interpreter does at its end, but for taking all modules apart: 0.3 s of CPU."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    import_what_commands_need()
+    gc.collect()
+    gc.freeze()
+    mine = serve_orders(sys.stdin, sys.stdout)
+    if mine is not None:
+        try:
+            become(mine)
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                raise
+            end_as_python_does(end.code or 0)
+        else:
+            end_as_python_does(0)
