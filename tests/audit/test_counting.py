@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from swarm_repro.audit.counting import count, said
+from swarm_repro.completion import Completion
 from tests.audit.making import answer, calling, streamed
 
 
@@ -60,3 +63,50 @@ def test_answers_that_call_tools_differ_by_name_and_arguments_and_not_by_id() ->
     assert said(calling("sell", '{"n":1}')) == said(calling("sell", '{"n":1}'))
     different = [calling("sell", '{"n":1}'), calling("sell", '{"n":2}'), calling("buy", '{"n":1}')]
     assert count({"act": different}).distinct == 3
+
+
+def test_answers_without_logprobs_have_no_drift_and_do_not_hide_that_of_others() -> None:
+    still, moved = answer("a", logprobs=(-0.5,)), answer("a", logprobs=(-0.6,))
+    assert count({"act": [answer("a")] * 2}).drift is None
+    assert count({"act": [answer("a")] * 2, "vote": [still, still]}).drift == 0.0
+    found = count({"act": [still, answer("a"), moved], "vote": [answer("a")] * 2})
+    assert found.drift == pytest.approx(0.1)
+    assert found.worst_prompt == "act"
+
+
+def test_one_answer_is_compared_with_nothing() -> None:
+    found = count({"act": [answer("a", logprobs=(-0.5,))]})
+    assert (found.distinct, found.of, found.parting, found.drift) == (1, 1, None, None)
+
+
+def test_more_answers_weigh_more_than_any_drift() -> None:
+    still, moved = answer("a", logprobs=(-0.5,)), answer("a", logprobs=(-9.0,))
+    found = count({"act": [still, moved], "vote": [answer("a"), answer("b")]})
+    assert (found.worst_prompt, found.distinct) == ("vote", 2)
+    assert found.drift == pytest.approx(8.5), "the largest of all prompts"
+
+
+def test_what_is_said_is_the_text_and_the_calls_one_after_another() -> None:
+    assert said(answer("I", " do")) == "I do"
+    assert said(calling("sell", '{"n":1}')) == 'sell{"n":1}'
+    message = {
+        "content": "now: ",
+        "tool_calls": [
+            {"function": {"name": "sell", "arguments": {"n": 1, "a": 2}}},
+            {"function": {"name": "buy"}},
+            {"function": None},
+            {"function": {"arguments": "{}"}},
+        ],
+    }
+    body = json.dumps({"choices": [{"message": message}, {"message": None}, {}]}).encode()
+    assert said(Completion(200, "application/json", body)) == 'now: sell{"a":2,"n":1}buy{}'
+
+
+def test_a_call_that_is_streamed_is_said_as_a_whole_one() -> None:
+    pieces = [{"name": "sell", "arguments": ""}, {"arguments": '{"n"'}, {"arguments": ":1}"}]
+    events = [
+        {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": piece}]}}]}
+        for piece in pieces
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in [*events, {"choices": None}])
+    assert said(Completion(200, "text/event-stream", body.encode())) == 'sell{"n":1}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swarm_repro.audit.experiments import EXPERIMENTS
 from swarm_repro.audit.judge import (
     in_order_of_price,
     missing_from,
@@ -12,6 +13,7 @@ from swarm_repro.audit.judge import (
     recommend,
     verdict,
 )
+from swarm_repro.audit.report import Cell
 from tests.audit.making import cell, experiments, measured
 
 WITHIN = experiments("repeat", "load")
@@ -142,3 +144,139 @@ def test_what_is_missing_says_what_and_why_and_says_the_same_once() -> None:
         "stream (b): not here",
         "in-process: not installed",
     )
+
+
+@pytest.mark.parametrize(
+    ("cells", "prices", "expected"),
+    [
+        # Recommended: the default itself, for which there is nothing to compare with.
+        (
+            [cell("default", "repeat"), cell("default", "load")],
+            {"default": 2.0},
+            (
+                "default gave one answer in the 2 tried of 7 experiments, at 1.00 times the default's"
+                " time"
+            ),
+        ),
+        # The default was not measured, so there is no price relative to it either.
+        (
+            [cell("strict", "repeat"), cell("strict", "load")],
+            {"strict": 2.0},
+            "strict gave one answer in the 2 tried of 7 experiments",
+        ),
+        # The default gave one answer at least where it was asked; a failure says nothing.
+        (
+            [
+                cell("default", "repeat"),
+                cell("default", "load", None, status="failed", why="it died"),
+                *(cell("strict", "repeat"), cell("strict", "load")),
+            ],
+            {"strict": 2.0},
+            (
+                "strict gave one answer in the 2 tried of 7 experiments; the default gave one answer in"
+                " 5 (repeat)"
+            ),
+        ),
+        (
+            [
+                cell("default", "repeat", None, status="failed", why="it died"),
+                cell("default", "load", None, status="failed", why="it died"),
+                *(cell("strict", "repeat"), cell("strict", "load")),
+            ],
+            {},
+            "strict gave one answer in the 2 tried of 7 experiments",
+        ),
+        # What was skipped is not counted as tried.
+        (
+            [
+                cell("strict", "repeat"),
+                cell("strict", "load", None, status="skipped", why="one prompt"),
+            ],
+            {},
+            "strict gave one answer in the 1 tried of 7 experiments",
+        ),
+        # Neither experiments across settings nor odd seeds are among those within.
+        (
+            [
+                *(cell("default", "repeat"), cell("default", "load", None, status="failed")),
+                *(cell("default", "batch", 9), cell("strict", "batch"), cell("strict", "repeat")),
+                *(cell("strict", "load", logprob_drift=0.5), cell("strict", "seed-none", 5)),
+            ],
+            {"default": 4.0, "strict": 5.0},
+            (
+                "strict gave one answer in the 2 tried of 7 experiments (texts agreed, logprobs did"
+                " not: luck may end), at 1.25 times the default's time; the default gave one answer in"
+                " 5 (repeat)"
+            ),
+        ),
+    ],
+)
+def test_the_whole_verdict(cells: list[Cell], prices: dict[str, float], expected: str) -> None:
+    settings = [measured(name) for name in dict.fromkeys(cell.setting for cell in cells)]
+    found = recommend(settings, BOTH, cells, price_list(prices))
+    assert verdict(found, BOTH, cells) == expected
+
+
+def test_a_setting_that_passed_all_there_are_is_said_to_have() -> None:
+    within = [one for one in EXPERIMENTS if one.kind == "within"]
+    cells = [cell("strict", one.name) for one in within]
+    found = recommend([measured("strict")], EXPERIMENTS, cells, ())
+    assert verdict(found, EXPERIMENTS, cells) == "strict gave one answer in all 7 experiments"
+
+
+def test_a_setting_of_which_all_was_skipped_is_not_recommended() -> None:
+    cells = [cell("a", "repeat", None, status="skipped", why="so"), cell("b", "repeat", 2)]
+    assert recommend([measured("a"), measured("b")], WITHIN, cells, ()) is None
+
+
+def test_settings_without_a_price_keep_their_order() -> None:
+    settings = [measured("b"), measured("a"), measured("default")]
+    ordered = in_order_of_price(settings, price_list({"default": 3.0}))
+    assert [setting.name for setting in ordered] == ["default", "b", "a"]
+
+
+def test_nothing_is_relative_to_a_default_that_took_no_time() -> None:
+    assert [price.relative for price in price_list({"default": 0.0, "a": 1.0})] == [None, None]
+
+
+def test_notes_are_of_odd_seeds_that_were_tried_and_of_drift_within_a_setting() -> None:
+    tried = experiments("repeat", "load", "batch", "seed-none", "seed-0")
+    cells = [
+        cell("a", "repeat", logprob_drift=0.1),
+        cell("a", "load", logprob_drift=0.2),
+        cell("a", "batch", logprob_drift=0.3),
+        cell("a", "seed-none", None, status="failed", why="it died"),
+        cell("a", "seed-0", None, status="skipped", why="tried with b"),
+        cell("b", "repeat", 2, logprob_drift=0.1),
+        cell("b", "load", logprob_drift=0.0),
+        cell("b", "seed-none", 3),
+        cell("b", "seed-0", logprob_drift=0.5),
+        cell("c", "load", logprob_drift=0.1),
+    ]
+    drifted = "but logprobs drifted, so that another prompt may part there"
+    assert notes_on(tried, cells) == (
+        "seed-none, b: 3 different answers in 5: it is drawn anew for each request",
+        "seed-0, b: one answer in 5: it is a seed like others",
+        f"a: one text in repeat, load, {drifted}",
+        f"c: one text in load, {drifted}",
+    )
+
+
+def test_what_was_skipped_with_some_settings_only_names_them() -> None:
+    skipped = {"status": "skipped", "why": "so"}
+    cells = [
+        *(cell("a", "device", None, **skipped), cell("a", "stream", None, **skipped)),
+        *(cell("b", "device", None, **skipped), cell("b", "stream", None, **skipped)),
+        *(cell("c", "device", None, status="skipped", why="thus"), cell("c", "stream")),
+    ]
+    tried = experiments("device", "stream", "seed-0")
+    settings = [measured(name) for name in "abc"]
+    assert missing_from(settings, tried, cells, ()) == (
+        "device (a, b): so",
+        "stream (a, b): so",
+        "device (c): thus",
+    )
+
+
+def test_nothing_missing_is_an_empty_list() -> None:
+    assert missing_from([measured("a")], WITHIN, [cell("a", "repeat")], ()) == ()
