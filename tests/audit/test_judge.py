@@ -154,8 +154,8 @@ def test_what_is_missing_says_what_and_why_and_says_the_same_once() -> None:
             [cell("default", "repeat"), cell("default", "load")],
             {"default": 2.0},
             (
-                "default gave one answer in the 2 tried of 7 experiments, at 1.00 times the default's"
-                " time"
+                "default gave one answer in the 2 tried of 7 experiments, at 1.00 times the"
+                " default's time"
             ),
         ),
         # The default was not measured, so there is no price relative to it either.
@@ -173,8 +173,8 @@ def test_what_is_missing_says_what_and_why_and_says_the_same_once() -> None:
             ],
             {"strict": 2.0},
             (
-                "strict gave one answer in the 2 tried of 7 experiments; the default gave one answer in"
-                " 5 (repeat)"
+                "strict gave one answer in the 2 tried of 7 experiments; the default gave one"
+                " answer in 5 (repeat)"
             ),
         ),
         (
@@ -205,8 +205,8 @@ def test_what_is_missing_says_what_and_why_and_says_the_same_once() -> None:
             {"default": 4.0, "strict": 5.0},
             (
                 "strict gave one answer in the 2 tried of 7 experiments (texts agreed, logprobs did"
-                " not: luck may end), at 1.25 times the default's time; the default gave one answer in"
-                " 5 (repeat)"
+                " not: luck may end), at 1.25 times the default's time; the default gave one"
+                " answer in 5 (repeat)"
             ),
         ),
     ],
