@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +18,8 @@ from swarm_repro.backends.llama_cpp import LlamaCpp
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendError, BackendResponseError
 from swarm_repro.request import Request
-from swarm_repro.serving.process import identify
-from swarm_repro.serving.state import StartedServer
 from tests.audit.making import answer
+from tests.audit.scripted import this_process_as_a_server
 from tests.core.making import make_binding
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
 
@@ -34,29 +32,6 @@ CHAT = Prompt(
 PLAIN = Prompt(
     name="plain", source="built in", endpoint="completion", body={"prompt": "Hi", "seed": 1}
 )
-
-
-def this_process_as_a_server(port: int, *, gone: bool = False) -> StartedServer:
-    """The record of a server that answers at a port, in this very process."""
-    process = identify(os.getpid())
-    assert process is not None
-    return StartedServer(
-        pid=process.pid,
-        started="another time" if gone else process.started,
-        command=process.command,
-        argv=("llama-server",),
-        flags=(),
-        host="127.0.0.1",
-        port=port,
-        model_path=Path("m.gguf"),
-        profile="cpu-strict",
-        origin="given",
-        files=(),
-        variables={},
-        dropped_variables=(),
-        log_path=Path("/logs/8080.log"),
-        ready=True,
-    )
 
 
 @contextmanager

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from swarm_repro.audit.lab import NotStartedError, in_process_reference
-from swarm_repro.audit.settings import Variant
+from swarm_repro.audit.lab import Bench, NotStartedError, in_process_reference
+from swarm_repro.audit.prompts import built_in_prompts
+from swarm_repro.audit.settings import IN_PROCESS, Variant
 from swarm_repro.errors import BackendError
-from tests.audit.scripted import PROMPTS, scripted_bench, setting
+from swarm_repro.serving.state import StartedServer, write_record
+from tests.audit.scripted import PROMPTS, scripted_bench, setting, this_process_as_a_server
+from tests.core.making import make_binding
+from tests.support.stub_server import running_stub
 
 BROKEN = Variant(what="broken", flags=("--broken",))
 
@@ -134,3 +143,112 @@ def test_the_answers_in_process_are_the_reference_of_that_lab(
     assert there["act"].text == "answer 1"
     assert bench.lab(setting("in-process")).known_reference is there
     assert bench.script.starts == [("in-process", None)]
+
+
+def test_the_machine_is_known_from_the_first_server_without_its_flags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = scripted_bench(monkeypatch, devices=("CUDA0",))
+    with running_stub() as stub:
+        server = replace(
+            this_process_as_a_server(stub.port), flags=("-np", "1"), variables={"OMP_A": "1"}
+        )
+        write_record(server)
+        bench.learn(server)
+        assert bench.environment is not None
+        content = bench.environment.content
+        assert bench.unknown is None
+        assert content["build"] == "stub"
+        assert content["devices"] == ["CUDA0"]
+        assert (content["flags"], content["settings"]) == (None, {})
+        assert content["variables"] == {"OMP_A": "1"}, "what is known of a server started here"
+        assert content["backend"] == "llama-server"
+        known = bench.environment
+    # That server has gone: nobody asks it again.
+    bench.learn(server)
+    assert (bench.environment, bench.unknown) == (known, None)
+
+
+def test_a_server_that_does_not_say_where_it_runs_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = scripted_bench(monkeypatch)
+    with running_stub(api_key="secret") as stub:
+        bench.learn(this_process_as_a_server(stub.port))
+        assert bench.environment is None
+        assert bench.unknown is not None
+        assert "/props answered HTTP 401" in bench.unknown
+        why = bench.unknown
+        stub.api_key = None
+        bench.learn(this_process_as_a_server(stub.port))
+    assert (bench.environment, bench.unknown) == (None, why)
+
+
+def real_bench(tiny_gguf: Path, binary: Path, **given: object) -> Bench:
+    known: dict[str, Any] = {
+        "model_path": tiny_gguf,
+        "binding": make_binding(),
+        "threads": 3,
+        "n_ctx": 4096,
+        "repeat": 2,
+        "prompts": built_in_prompts(),
+        "binary": binary,
+    }
+    return Bench(**{**known, **given})
+
+
+def test_a_real_server_has_the_flags_of_its_setting_and_then_those_of_the_variant(
+    tiny_gguf: Path, program: Callable[..., Path]
+) -> None:
+    bench = real_bench(tiny_gguf, program())
+    seen: list[StartedServer] = []
+    weights: list[float] = []
+    bench.on_server, bench.on_answer = seen.append, weights.append
+    changed = Variant(what="changed", flags=("-ub", "256"), threads=1)
+    with bench.lab(setting("default")).open(changed) as asker:
+        assert "small batch" in asker.ask(bench.prompts[2]).text
+        assert bench.environment is None, "it is asked for last"
+    flags = seen[0].flags
+    assert flags[flags.index("-c") :] == (
+        *("-c", "4096", "-np", "1", "-t", "1", "-tb", "1"),
+        *("-np", "-1", "-ub", "256"),
+    )
+    assert (seen[0].profile, seen[0].model_path) == ("default-1slot", tiny_gguf)
+    assert bench.started == len(seen) == 1
+    assert weights == [bench.prompts[2].weight]
+    assert bench.environment is not None
+    assert bench.environment.content["build"] == "stub"
+
+
+def test_another_build_says_nothing_of_the_one_that_is_measured(
+    tiny_gguf: Path, program: Callable[..., Path]
+) -> None:
+    second = program(name="second")
+    bench = real_bench(tiny_gguf, program("--refused"))
+    seen: list[StartedServer] = []
+    bench.on_server = seen.append
+    lab = bench.lab(setting("one-slot-no-cache"))
+    with lab.open(Variant(what="the second build", binary=second)) as asker:
+        asked = [asker.ask(bench.prompts[2]).text for _ in range(2)]
+    assert len(set(asked)) == 1, "requests have the fields of the setting"
+    assert seen[0].argv[0] == str(second)
+    assert seen[0].flags[-8:] == ("-c", "4096", "-np", "1", "-t", "3", "-tb", "3")
+    assert (bench.environment, bench.unknown, bench.started) == (None, None, 1)
+
+
+def test_a_real_server_that_is_refused_its_flags_is_no_started_one(
+    tiny_gguf: Path, program: Callable[..., Path]
+) -> None:
+    bench = real_bench(tiny_gguf, program("--refused"))
+    with (
+        pytest.raises(NotStartedError, match="invalid argument"),
+        bench.lab(setting("one-slot")).open(),
+    ):
+        pass
+    assert bench.started == 0
+
+
+def test_a_model_in_process_that_cannot_be_is_not_started(tmp_path: Path) -> None:
+    bench = real_bench(tmp_path / "none.gguf", tmp_path, in_process="not asked for")
+    with pytest.raises(NotStartedError, match=r"^not asked for$"), bench.lab(IN_PROCESS).open():
+        pass
