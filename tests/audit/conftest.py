@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.library import library
+
+__all__ = ["library"]
+
 PROGRAM = Path(__file__).with_name("server_program.py")
 
 

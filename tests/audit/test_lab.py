@@ -15,6 +15,7 @@ from swarm_repro.audit.settings import IN_PROCESS, Variant
 from swarm_repro.errors import BackendError
 from swarm_repro.serving.state import StartedServer, write_record
 from tests.audit.scripted import PROMPTS, scripted_bench, setting, this_process_as_a_server
+from tests.backends.library import Llama
 from tests.core.making import make_binding
 from tests.support.stub_server import running_stub
 
@@ -251,4 +252,45 @@ def test_a_real_server_that_is_refused_its_flags_is_no_started_one(
 def test_a_model_in_process_that_cannot_be_is_not_started(tmp_path: Path) -> None:
     bench = real_bench(tmp_path / "none.gguf", tmp_path, in_process="not asked for")
     with pytest.raises(NotStartedError, match=r"^not asked for$"), bench.lab(IN_PROCESS).open():
+        pass
+
+
+def test_a_model_in_process_is_loaded_before_it_is_timed_and_freed_at_the_end(
+    tiny_gguf: Path, tmp_path: Path, library: type[Llama]
+) -> None:
+    library.answer = {"choices": [{"message": {"content": "yes"}}]}
+    bench = real_bench(tiny_gguf, tmp_path / "none")
+    weights: list[float] = []
+    bench.on_answer = weights.append
+    with bench.lab(IN_PROCESS).open() as asker:
+        llama = library.made[0]
+        assert [one for one in llama.done if isinstance(one, tuple)] == [
+            ("set_cache", None),
+            (
+                "create_completion",
+                {"prompt": ".", "max_tokens": 1, "seed": 1, "model": "tiny.gguf"},
+            ),
+        ]
+        assert weights == []
+        assert asker.ask(bench.prompts[2]).text == "yes"
+        assert weights == [bench.prompts[2].weight]
+    assert llama.settings == {
+        "model_path": str(tiny_gguf),
+        "n_ctx": 4096,
+        "n_threads": 3,
+        "n_threads_batch": 3,
+        "n_batch": 512,
+        "flash_attn": False,
+        "verbose": False,
+    }
+    assert llama.done[-1] == "close"
+    assert bench.started == 0
+
+
+def test_a_model_in_process_that_cannot_be_loaded_is_not_started(
+    tiny_gguf: Path, tmp_path: Path, library: type[Llama]
+) -> None:
+    library.refuses = ValueError("no tensors")
+    bench = real_bench(tiny_gguf, tmp_path / "none")
+    with pytest.raises(NotStartedError, match="no tensors"), bench.lab(IN_PROCESS).open():
         pass

@@ -1,0 +1,3 @@
+from tests.backends.library import library
+
+__all__ = ["library"]
