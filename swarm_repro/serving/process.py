@@ -67,12 +67,13 @@ def end(process: ProcessIdentity, *, limit_s: float = 10.0) -> bool:
         SwarmReproError: it belongs to another user, or is still there after SIGKILL.
     """
     for number, wait_s in ((signal.SIGTERM, limit_s), (signal.SIGKILL, 5.0)):
+        # Gone before this signal: what ends at the last moment was not killed either.
         if not _is_running(process):
-            return number is signal.SIGTERM
+            return True
         try:
             os.kill(process.pid, number)
         except ProcessLookupError:
-            return number is signal.SIGTERM
+            return True
         except PermissionError as error:
             raise SwarmReproError(
                 f"process {process.pid} belongs to another user; end it as that user"

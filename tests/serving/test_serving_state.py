@@ -492,6 +492,7 @@ class Deaths:
         (1, True, [15]),
         (3, True, [15]),
         # Once before each signal; after SIGTERM four times in the second that it has.
+        (5, True, [15]),
         (6, False, [15, 9]),
         (7, False, [15, 9]),
     ],
@@ -519,6 +520,9 @@ def test_a_process_that_ends_just_before_the_signal_has_ended_by_itself(
 ) -> None:
     deaths = Deaths(10**6, monkeypatch)
     deaths.fails = {15: ProcessLookupError()}
+    assert end(deaths.identity) is True
+    assert deaths.sent == [(7, 15)]
+    deaths.fails = {9: ProcessLookupError()}
     assert end(deaths.identity) is True
 
 
