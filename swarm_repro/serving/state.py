@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -100,7 +101,7 @@ class StartedServer:
         Empty says that there is none, since the process has no other flags than the recorded ones.
         """
         found: list[str] = []
-        for flag, following in zip(self.flags, (*self.flags[1:], "-"), strict=True):
+        for flag, following in zip_longest(self.flags, self.flags[1:], fillvalue="-"):
             if not flag.startswith(_OVERRIDING):
                 continue
             is_flag = following.startswith("-") and not following[1:2].isdigit()

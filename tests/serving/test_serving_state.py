@@ -209,6 +209,7 @@ def test_a_server_on_all_addresses_is_reached_on_the_loopback(
 @pytest.mark.parametrize(
     ("flags", "declared"),
     [
+        ((), ()),
         (("-np", "1", "-m", "m.gguf"), ()),
         (("--mmproj", "p.gguf", "-np", "1"), ("--mmproj=p.gguf",)),
         (("-mm", "p.gguf"), ("-mm=p.gguf",)),
