@@ -1,0 +1,16 @@
+"""What is told of a bound model cannot change."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from swarm_repro.backends.base import Bound
+from tests.core.making import make_binding
+
+
+def test_a_bound_model_cannot_change() -> None:
+    bound = Bound(make_binding(), None)
+    with pytest.raises(FrozenInstanceError):
+        bound.environment = None  # type: ignore[misc]
