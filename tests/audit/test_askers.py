@@ -232,3 +232,39 @@ def test_in_process_what_is_no_completion_is_an_error() -> None:
     with pytest.raises(BackendResponseError, match="create_chat_completion"):
         asker.ask(CHAT)
     assert weights == []
+
+
+def three_prompts() -> list[Prompt]:
+    return [
+        Prompt(name=str(n), source="s", endpoint="completion", body={"prompt": "a", "seed": n})
+        for n in range(3)
+    ]
+
+
+class Failing(InMemory):
+    """Fails for seed 0; holds all other answers back until it is let go on."""
+
+    go_on = threading.Event()
+    waited_in_vain = False
+
+    def send(self, request: Request) -> Completion:
+        if request.seed == 0:
+            raise BackendError("cut")
+        self.waited_in_vain |= not self.go_on.wait(5)
+        return super().send(request)
+
+
+def test_the_first_failure_is_told_while_others_still_wait() -> None:
+    model = Failing()
+    model.go_on = threading.Event()
+    asker = InProcessAsker(model, binding=make_binding(), on_answer=lambda _weight: None)
+    with pytest.raises(BackendError, match="cut") as raised:
+        asker.ask_together(three_prompts(), threads=2)
+    threads = [one for one in threading.enumerate() if one.name.startswith("audit")]
+    model.go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert not model.waited_in_vain
+    assert not any(thread.is_alive() for thread in threads), "no thread stays behind"
+    assert len(model.asked) <= 2
+    assert raised.value.exit_code == 4
