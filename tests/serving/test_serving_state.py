@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
@@ -21,11 +22,11 @@ from swarm_repro.serving import llama_server, process, state
 from swarm_repro.serving.binaries import ServerBinary, find_llama_server
 from swarm_repro.serving.download import Fetched
 from swarm_repro.serving.health import Probe
-from swarm_repro.serving.llama_server import StoppedServer, start, stop
+from swarm_repro.serving.llama_server import StoppedServer, running_server, start, stop
 from swarm_repro.serving.models import KnownModel, WheelSource
 from swarm_repro.serving.probe_http import Address
 from swarm_repro.serving.process import ProcessIdentity, end, identify
-from swarm_repro.serving.profiles import Profile
+from swarm_repro.serving.profiles import METAL_1SLOT, Profile
 from swarm_repro.serving.state import (
     Inventory,
     StartedServer,
@@ -603,7 +604,6 @@ def test_the_library_is_run_as_a_program_and_known_by_its_extension(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import importlib.util
-    import sys
 
     package = tmp_path / "xllamacpp"
     package.mkdir()
@@ -654,3 +654,127 @@ def test_threads_that_start_servers_do_not_see_a_half_written_record() -> None:
     thread.join()
     assert seen <= {True}
     assert state.read_record(record_path(8080)) == server
+
+
+# --- Starting and ending real processes.
+
+SERVING = """\
+#!{python}
+import http.server, os, sys, time
+flags = dict(zip(sys.argv[1:], sys.argv[2:]))
+print(os.getcwd(), os.getsid(0) == os.getpid(), repr(sys.stdin.read()), flush=True)
+print("on stderr", file=sys.stderr, flush=True)
+while "--wait-for" in flags and not os.path.exists(flags["--wait-for"]):
+    time.sleep(0.01)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{{"status":"ok","default_generation_settings":{{}}}}')
+    def log_message(self, *args):
+        pass
+http.server.HTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def serving_program(tmp_path: Path) -> Path:
+    path = tmp_path / "llama-server"
+    path.write_text(SERVING.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_server_gets_its_model_address_profile_and_further_flags_in_this_order(
+    serving_program: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = tiny_gguf.with_name("go-on")
+    link = tiny_gguf.with_name("link.gguf")
+    link.symlink_to(tiny_gguf)
+    monkeypatch.chdir(tiny_gguf.parent)
+    with running_server(
+        "link.gguf",
+        binary=serving_program,
+        profile="metal-1slot",
+        threads=3,
+        n_ctx=64,
+        parallel=2,
+        extra_flags=("--jinja", "--wait-for", str(go_on)),
+        on_wait=lambda waited_s: go_on.write_text(str(waited_s)),
+    ) as server:
+        assert server.flags == (
+            *("-m", str(link), "--alias", "link.gguf"),
+            *("--host", "127.0.0.1", "--port", str(server.port)),
+            *METAL_1SLOT.render(threads=3, n_ctx=64, parallel=2),
+            *("--jinja", "--wait-for", str(go_on)),
+        )
+        assert server.argv == (str(serving_program), *server.flags)
+        assert server.command.endswith(" ".join(server.flags)), "as the system shows it"
+        assert (server.profile, server.origin) == ("metal-1slot", "given")
+        assert server.files == (serving_program,)
+        assert (server.model_path, server.ready) == (link, True)
+        assert server.log_path == state_folder() / f"{server.port}.log"
+        assert server.log_path.read_text() == f"{state_folder()} True ''\non stderr\n"
+        assert read_record(record_path(server.port)) == server
+        # Somebody else's record of that port, meanwhile, is not taken along.
+        write_record(replace(server, started="later"))
+    assert float(go_on.read_text()) >= 0
+    assert not server.log_path.exists(), "nobody needs the log of a server that did well"
+    assert record_path(server.port).exists()
+    record_path(server.port).unlink()
+
+
+def test_the_log_stays_when_the_block_was_left_by_an_error(
+    serving_program: Path, tiny_gguf: Path
+) -> None:
+    with (
+        pytest.raises(ValueError, match="no"),
+        running_server(tiny_gguf, binary=serving_program, threads=1) as server,
+    ):
+        raise ValueError("no")
+    assert server.log_path.exists()
+    assert server.profile == "cpu-strict"
+    assert identify(server.pid) is None
+    assert not record_path(server.port).exists()
+
+
+def test_a_server_that_is_not_ready_at_the_limit_is_ended(
+    serving_program: Path, tiny_gguf: Path
+) -> None:
+    flags = ("--wait-for", str(tiny_gguf.with_name("never")))
+    with (
+        pytest.raises(BackendError) as raised,
+        running_server(tiny_gguf, binary=serving_program, extra_flags=flags, loading_limit_s=0.05),
+    ):
+        pass
+    said = f"{serving_program} was not ready after 0 s and has been ended; its log "
+    assert str(raised.value).startswith(said)
+    assert take_inventory().running == ()
+
+
+def test_a_port_that_is_held_without_listening_is_taken(
+    serving_program: Path, tiny_gguf: Path
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(UsageError) as raised:
+            start(tiny_gguf, port=port, binary=serving_program)
+    assert str(raised.value) == f"port {port} is taken: nothing listens there"
+
+
+def test_a_llama_server_of_someone_else_is_known_though_it_is_loading(
+    http_server: Serve,
+) -> None:
+    def loading(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(503)
+        handler.end_headers()
+        handler.wfile.write(b'{"error":{"message":"Loading model"}}')
+
+    port = int(http_server(loading).rsplit(":", 1)[1])
+    with pytest.raises(UsageError) as raised:
+        stop(port=port)
+    assert str(raised.value) == (
+        f"no server on port {port} was started by swarm-repro, so none is stopped; a llama-server"
+        " that swarm-repro did not start listens there; end it where it runs"
+    )
