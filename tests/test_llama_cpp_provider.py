@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -82,18 +83,19 @@ def test_the_plans_yaml_runs_against_port_8080_and_its_seed_reaches_the_server(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
-    try:
-        with running_stub(port=8080) as stub:
-            result = swarm_repro(
-                *("run", "plan.yaml", "--seed", 1, "--epochs", 1, "--steps", 2, "--record"),
-                cwd=tmp_path,
-            )
-            assert result.returncode == 0, result.stderr
-            assert len(stub.chats) == 6
-            assert {json.loads(body)["seed"] for body in stub.chats} == {42}
-            assert "does not follow --seed" in result.stderr
-    except OSError as error:
-        pytest.skip(f"port 8080 is taken on this machine: {error}")
+    with ExitStack() as stack:
+        try:
+            stub = stack.enter_context(running_stub(port=8080))
+        except OSError as error:
+            pytest.skip(f"port 8080 is taken on this machine: {error}")
+        result = swarm_repro(
+            *("run", "plan.yaml", "--seed", 1, "--epochs", 1, "--steps", 2, "--record"),
+            cwd=tmp_path,
+        )
+        assert result.returncode == 0, result.stderr
+        assert len(stub.chats) == 6
+        assert {json.loads(body)["seed"] for body in stub.chats} == {42}
+        assert "does not follow --seed" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["seed", "llama_seed"])
