@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,10 @@ def counting(tokens: int) -> Completion:
     return completion_of("yes", usage=counts)
 
 
+def answering(tokens: int, _request: Request) -> Completion:
+    return counting(tokens)
+
+
 def recorded(path: Path, *calls: tuple[dict[str, object], int]) -> Path:
     """A cassette of plain completions or chats, each with the tokens of its prompt."""
     with recording(path) as session:
@@ -115,7 +120,7 @@ def recorded(path: Path, *calls: tuple[dict[str, object], int]) -> Path:
                 path="/v1/chat/completions" if chat else "/v1/completions",
                 body=body,
             )
-            session.perform(request, lambda _request, count=tokens: counting(count))
+            session.perform(request, partial(answering, tokens))
     return path
 
 

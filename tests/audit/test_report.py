@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -323,7 +324,7 @@ def test_prompts_have_the_tokens_that_a_backend_counted(monkeypatch: pytest.Monk
     assert [one.tokens for one in runner._with_tokens(plan.bench)] == [12, 12, 99]
 
 
-def replace_body(completion: Any, members: dict[str, object]) -> Any:
+def replace_body(completion: Any, members: Mapping[str, object]) -> Any:
     body = {**json.loads(completion.body), **members}
     return type(completion)(200, "application/json", json.dumps(body).encode())
 

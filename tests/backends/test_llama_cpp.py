@@ -126,10 +126,12 @@ def test_without_the_library_the_error_says_how_to_get_it(
     "name", ["chat_handler", "draft_model", "tokenizer", "kv_overrides", "lora_base"]
 )
 def test_a_setting_that_cannot_be_recorded_is_refused(name: str, gguf: Path) -> None:
+    given: dict[str, Any] = {name: "something"}
     with pytest.raises(UsageError) as raised:
-        LlamaCpp(gguf, **{name: "something"})
+        LlamaCpp(gguf, **given)
     assert str(raised.value) == f"llama_cpp.Llama({name}=…) cannot be recorded; leave it out"
-    LlamaCpp(gguf, **{name: None})
+    given[name] = None
+    LlamaCpp(gguf, **given)
 
 
 # --- Which model it is.
@@ -327,10 +329,12 @@ def test_an_argument_that_is_a_function_is_refused(
     name: str, library: type[Llama], gguf: Path
 ) -> None:
     library.answer = ANSWER
+    given: dict[str, Any] = {name: [1]}
     with pytest.raises(RequestError) as raised:
-        LlamaCpp(gguf).send(asked(messages=[], seed=1, **{name: [1]}))
+        LlamaCpp(gguf).send(asked(messages=[], seed=1, **given))
     assert str(raised.value) == f"{name} is a function and cannot be recorded; leave it out"
-    assert LlamaCpp(gguf).send(asked(messages=[], seed=1, **{name: None})).status == 200
+    given[name] = None
+    assert LlamaCpp(gguf).send(asked(messages=[], seed=1, **given)).status == 200
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, TypeError])

@@ -211,7 +211,12 @@ def test_on_linux_the_physical_cores_that_this_process_may_use_are_taken(
 ) -> None:
     on(monkeypatch, "linux")
     seen: list[set[int]] = []
-    monkeypatch.setattr(profiles, "_linux_cores", lambda usable: (seen.append(usable), physical)[1])
+
+    def count(usable: set[int]) -> int | None:
+        seen.append(usable)
+        return physical
+
+    monkeypatch.setattr(profiles, "_linux_cores", count)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1, 2, 3, 5, 8}, raising=False)
     assert default_threads() == taken
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -318,9 +318,12 @@ def test_an_address_is_read_with_or_without_v1(
     base_url: str, address: tuple[str, str, int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Address] = []
-    monkeypatch.setattr(
-        health, "_probe", lambda found, _timeout_s: (seen.append(found), STILL_LOADING)[1]
-    )
+
+    def look(found: Address, _timeout_s: float) -> Probe:
+        seen.append(found)
+        return STILL_LOADING
+
+    monkeypatch.setattr(health, "_probe", look)
     assert probe_llama_server(base_url) is STILL_LOADING
     scheme, host, port, prefix = address
     assert seen == [Address(scheme=scheme, host=host, port=port, prefix=prefix)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -86,7 +87,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
     known = MappingProxyType({"tiny": TINY})
     monkeypatch.setattr(models, "KNOWN_MODELS", known)
-    monkeypatch.setattr(pull.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(
         shutil, "which", lambda name, which=shutil.which: None if name == "pip3" else which(name)
@@ -245,9 +246,9 @@ def test_the_pip_of_this_python_is_used_before_any_other(
 ) -> None:
     programs = {"pip3": "/bin/pip3", "pip": "/bin/pip"}
     monkeypatch.setattr(shutil, "which", programs.get)
-    monkeypatch.setattr(pull.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert pull._pip() == [sys.executable, "-m", "pip"]
-    monkeypatch.setattr(pull.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert pull._pip() == ["/bin/pip3"]
     del programs["pip3"]
     assert pull._pip() == ["/bin/pip"]
@@ -519,9 +520,10 @@ def test_a_redirect_from_https_to_http_is_not_followed() -> None:
     assert str(raised.value) == (
         "a.org redirects from https to http, which is not followed; give another --url"
     )
+    headers = {"X-Linked-Etag": '"second"'}
     followed = redirects.redirect_request(
-        request, io.BytesIO(), 302, "", {"X-Linked-Etag": '"second"'}, "https://b.org/m.gguf"
-    )  # type: ignore[arg-type]
+        request, io.BytesIO(), 302, "", headers, "https://b.org/m.gguf"
+    )
     assert followed is not None
     assert followed.full_url == "https://b.org/m.gguf"
     assert redirects.linked_etag == '"first"', "the first that names one is believed"
