@@ -143,6 +143,12 @@ def test_quick_asks_fewer_prompts_fewer_times(tiny_gguf: Path, lister: Callable[
     assert [one.name for one in bench.prompts] == ["act", "vote"]
 
 
+def test_of_a_cassette_three_calls_are_asked(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
+    cassette = ROOT / "cassettes" / "demo.seed42.jsonl"
+    bench = plan_of(tiny_gguf, lister(), cassette=cassette, in_process=False).bench
+    assert len(bench.prompts) == 3
+
+
 def test_what_is_given_wins(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
     binary = lister()
     bench = plan_of(

@@ -497,3 +497,27 @@ def test_https_is_spoken_where_it_is_asked_for() -> None:
     with peer(b"no TLS at all") as (url, asked), pytest.raises(ssl.SSLError):
         get(of(url, scheme="https"), "/", soon())
     assert asked[0][0] == 0x16, "a TLS handshake"
+
+
+def test_the_time_that_is_left_is_shared_by_the_addresses_that_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[float] = []
+
+    class Silent(socket.socket):
+        def settimeout(self, seconds: float | None) -> None:
+            assert seconds is not None
+            limits.append(seconds)
+
+        def connect(self, address: object) -> None:
+            raise TimeoutError
+
+    class Stopped:
+        monotonic = staticmethod(lambda: 100.0)
+
+    redirecting(monkeypatch, *[("127.0.0.1", 9)] * 3)
+    monkeypatch.setattr(socket, "socket", Silent)
+    monkeypatch.setattr(probe_http, "time", Stopped)
+    with pytest.raises(TimeoutError):
+        get(Address(scheme="http", host="name", port=9, prefix=""), "/", 112.0)
+    assert limits == [4.0, 6.0, 12.0]

@@ -28,7 +28,7 @@ from swarm_repro.serving.llama_server import StoppedServer, running_server, star
 from swarm_repro.serving.models import KnownModel, WheelSource
 from swarm_repro.serving.probe_http import Address
 from swarm_repro.serving.process import ProcessIdentity, end, identify
-from swarm_repro.serving.profiles import METAL_1SLOT, Profile
+from swarm_repro.serving.profiles import CPU_STRICT, METAL_1SLOT, Profile
 from swarm_repro.serving.state import (
     Inventory,
     StartedServer,
@@ -742,6 +742,8 @@ def test_the_log_stays_when_the_block_was_left_by_an_error(
         raise ValueError("no")
     assert server.log_path.exists()
     assert server.profile == "cpu-strict"
+    assert server.flags[4:6] == ("--host", "127.0.0.1")
+    assert server.flags[8:] == tuple(CPU_STRICT.render(threads=1, n_ctx=8192, parallel=1))
     assert identify(server.pid) is None
     assert not record_path(server.port).exists()
 
@@ -786,3 +788,13 @@ def test_a_llama_server_of_someone_else_is_known_though_it_is_loading(
         f"no server on port {port} was started by swarm-repro, so none is stopped; a llama-server"
         " that swarm-repro did not start listens there; end it where it runs"
     )
+
+
+def test_a_server_is_started_on_port_8080_unless_another_is_given(
+    serving_program: Path, tiny_gguf: Path
+) -> None:
+    with (
+        llama_server._sole_start(8080),
+        pytest.raises(UsageError, match="another start on port 8080 is under way"),
+    ):
+        start(tiny_gguf, binary=serving_program)
