@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Call:
     fields: Mapping[str, object] = field(default_factory=dict)
     endpoint: Endpoint = "chat"
     path: str = PATH
+    rendered: str | None = None
 
     @property
     def body(self) -> dict[str, object]:
@@ -50,27 +51,39 @@ def record(
     run: bool = True,
     epochs: int = 1,
     steps: int = 9,
+    model: TinyModel | None = None,
+    metrics: Sequence[Mapping[str, object]] = ({"welfare": 0.5},),
+    strict: bool = False,
 ) -> Path:
     """Record a run; a second one into the same file stays beside the first."""
-    header = Header(recorder="0.1.0", scenario="scenes", seed_policy=policy)
+    header = Header(recorder="0.1.0", scenario="scenes", seed_policy=policy, strict=strict)
     mode = Mode.AUTO if path.exists() else Mode.RECORD
     store = open_for_recording(path, header, keep=mode is Mode.AUTO)
     at: list[At | None] = [None]
     session = Session(mode=mode, header=header, store=store, run_seed=seed, position=lambda: at[0])
-    model = TinyModel()
+    model = model or TinyModel()
     for call in calls:
         at[0] = call.at
         with scope(call.who):
             request = Request(
                 endpoint=call.endpoint,
-                binding=session.bind("tiny", model).binding,
+                binding=session.bind(model.binding.name, model).binding,
                 path=call.path,
                 body=call.body,
                 kind=call.kind,
             )
             answer = call.answer
             whole = answer if isinstance(answer, Completion) else completion_of(answer)
-            session.perform(request, lambda _, whole=whole: whole)  # type: ignore[misc]
-    made = replace(make_run(session.ledger.used, seed=seed), epochs=epochs, steps=steps)
+            session.perform(
+                request,
+                lambda _, whole=whole: whole,  # type: ignore[misc]
+                render=lambda _, call=call: lambda: call.rendered,  # type: ignore[misc]
+            )
+    made = replace(
+        make_run(session.ledger.used, seed=seed),
+        epochs=epochs,
+        steps=steps,
+        metrics=tuple(metrics),
+    )
     store.finish(used=session.ledger.used, run=made if run else None, keep=mode is Mode.AUTO)
     return path
