@@ -510,7 +510,7 @@ def test_a_limit_keeps_the_calls_of_origins_then_what_differs_then_the_rest(
 
 
 def test_metrics_are_compared_run_by_run_and_epoch_by_epoch(tmp_path: Path) -> None:
-    runs = {
+    runs: dict[str, list[tuple[int, int, list[Report]]]] = {
         "a.jsonl": [
             (1, 2, [{"welfare": 1, "trades": 3}, {"welfare": 2}]),
             (2, 2, [{"welfare": 5}]),
@@ -527,8 +527,8 @@ def test_metrics_are_compared_run_by_run_and_epoch_by_epoch(tmp_path: Path) -> N
             calls = [Call(f"{seed}")]
             record(tmp_path / name, calls, seed=seed, epochs=epochs, metrics=metrics)
     with comparing(tmp_path / "a.jsonl", tmp_path / "b.jsonl") as found:
-        metrics = DiffReport(found).metrics()
-    assert metrics == [
+        moved = DiffReport(found).metrics()
+    assert moved == [
         {"seed": 1, "epoch": 0, "metric": "trades", "a": 3, "b": None},
         {"seed": 1, "epoch": 1, "metric": "harm", "a": None, "b": 0.5},
         {"seed": 1, "epoch": 1, "metric": "welfare", "a": 2, "b": 3},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swarm_repro.compare.diff import DiffReport
 from tests.compare.reports import Recording, calls_of, causes_of, followed, of, report_of
-from tests.compare.scenes import Call
+from tests.compare.scenes import Call, record
+from tests.compare.society import comparing
 from tests.core.making import completion_of
 
 # --- What followed, and from what.
@@ -221,3 +223,31 @@ def test_answers_that_differ_in_volatile_members_alone_are_identical(tmp_path: P
     assert report["verdict"] == (
         "identical: 1 calls, the same requests and the same completions"
     )  # fmt: skip
+
+
+def test_calls_of_several_runs_name_all_their_seeds(tmp_path: Path) -> None:
+    """Runs 2 and 3 ask the same with a seed of their own, so that they share the call."""
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path, seeds in zip(paths, ((1,), (1, 2, 3)), strict=True):
+        for seed in seeds:
+            calls = [Call("1", fields={"seed": 5 if seed == 1 else 6})]
+            record(path, calls, seed=seed)
+    with comparing(*paths) as found:
+        report = DiffReport(found).to_json()
+    assert causes_of(report) == [("run", "(absent)", "seed 2, 3")]
+
+
+def test_another_run_seed_is_no_cause_where_neither_seeds_nor_texts_differ(tmp_path: Path) -> None:
+    a = of(Call("1", fields={"seed": 5, "top_k": 3}), seed=1)
+    b = of(Call("1", fields={"seed": 5, "top_k": 4}), seed=2)
+    assert causes_of(report_of(tmp_path, a, b)) == [("top_k", "3", "4")]
+
+
+def test_runs_of_several_lengths_are_named_by_all_of_them(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path, lengths in zip(paths, ((1, 2), (3,)), strict=True):
+        for steps in lengths:
+            calls = [Call(f"{n}", at=(0, n)) for n in range(steps)]
+            record(path, calls, steps=steps)
+    with comparing(*paths) as found:
+        assert causes_of(DiffReport(found).to_json()) == [("steps", "1, 2", "3")]
