@@ -251,3 +251,15 @@ def test_runs_of_several_lengths_are_named_by_all_of_them(tmp_path: Path) -> Non
             record(path, calls, steps=steps)
     with comparing(*paths) as found:
         assert causes_of(DiffReport(found).to_json()) == [("steps", "1, 2", "3")]
+
+
+def test_a_line_that_differs_in_two_runs_is_one_cause_though_neither_reaches_the_other(
+    tmp_path: Path,
+) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path, word in zip(paths, ("calm", "wild"), strict=True):
+        for seed in (1, 2):
+            record(path, [Call(f"day {seed}\nthe market is {word}")], seed=seed)
+    with comparing(*paths) as found:
+        report = DiffReport(found).to_json()
+    assert [origin["calls"] for origin in report["origins"]] == [2]  # type: ignore[attr-defined]
