@@ -263,3 +263,12 @@ def test_a_line_that_differs_in_two_runs_is_one_cause_though_neither_reaches_the
     with comparing(*paths) as found:
         report = DiffReport(found).to_json()
     assert [origin["calls"] for origin in report["origins"]] == [2]  # type: ignore[attr-defined]
+
+
+def test_lines_in_another_order_follow_from_a_root_and_prove_nothing(tmp_path: Path) -> None:
+    sides = [
+        of(Call("1", said), Call(prompt, fields={"top_k": number}))
+        for said, prompt, number in ((YES, "a\nb", 3), (NO, "b\na", 4))
+    ]
+    report = report_of(tmp_path, *sides)
+    assert calls_of(report) == [("ada 0", "root", [0], None), ("ada 1", "changed", [1], False)]
