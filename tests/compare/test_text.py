@@ -260,7 +260,9 @@ def test_environments_tokens_and_metrics_follow_the_origins() -> None:
     after = lines[lines.index("environments") :]
     assert after[:3] == ["environments", "  cpu: x in A, y in B", ""]
     assert after[3].startswith("tokens ")
-    moved = after[after.index("metrics that moved") :]
+    place = after.index("metrics that moved")
+    assert after[place - 1] == ""
+    moved = after[place:]
     assert moved[1] == r"  epoch 0, welfare\x1b: 1 in A, None in B"
     assert (len(moved), moved[-1]) == (12, "  and 2 more")
 
