@@ -173,7 +173,7 @@ def test_a_call_is_found_by_the_beginning_of_either_key(tmp_path: Path, capsys: 
 
 
 def test_a_number_beyond_the_last_call_is_refused(tmp_path: Path, capsys: Capsys) -> None:
-    path = record(tmp_path / "c.jsonl", [Call("one")])
+    path = record(tmp_path / "c.jsonl", [Call("two")])
     (call,) = read_cassette(path).calls.values()
     assert "sr1:1" not in (call.asked[:5], call.sent[:5]), "1 does not name the call by its key"
     for number in (1, 99999):

@@ -272,3 +272,8 @@ def test_lines_in_another_order_follow_from_a_root_and_prove_nothing(tmp_path: P
     ]
     report = report_of(tmp_path, *sides)
     assert calls_of(report) == [("ada 0", "root", [0], None), ("ada 1", "changed", [1], False)]
+
+
+def test_a_recording_without_a_run_has_no_length_to_differ_in(tmp_path: Path) -> None:
+    made, none = of(Call("1")), of(run=False)
+    assert causes_of(report_of(tmp_path, made, none)) == [("call", "call 0 of ada", "(absent)")]
