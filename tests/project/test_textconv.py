@@ -15,6 +15,7 @@ from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.project.textconv import cassette_text, is_cassette
+from tests.compare.scenes import Call, record
 from tests.core.making import (
     LONG,
     TinyModel,
@@ -101,22 +102,212 @@ def test_the_recorders_version_is_not_shown() -> None:
     assert list(cassette_text(other)) == list(cassette_text(data))
 
 
-def test_a_changed_completion_seed_metric_and_environment_are_shown(tmp_path: Path) -> None:
+def recorded(path: Path, model: TinyModel | None = None, *, run_seed: int = 7) -> list[str]:
+    """What is shown of two calls, recorded."""
+    with recording(path, run_seed=run_seed) as session:
+        ask(session, model or TinyModel(), LONG)
+        ask(session, model or TinyModel(), "hello", who="bob")
+    return shown(path)
+
+
+def changed_lines(before: list[str], after: list[str]) -> tuple[list[str], list[str]]:
+    """Lines that only the one text has, and those that only the other has."""
+    return (
+        [line for line in before if line not in after],
+        [line for line in after if line not in before],
+    )
+
+
+def test_a_changed_completion_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    before = recorded(tmp_path / "a.jsonl")
+    after = recorded(tmp_path / "b.jsonl", TinyModel(wording="other"))
+    removed, added = changed_lines(before, after)
+    assert [line.split()[0] for line in removed] == ["completion", "fine"] * 2
+    assert [line.split()[0] for line in added] == ["completion", "other"] * 2
+
+
+def test_a_changed_environment_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    before = recorded(tmp_path / "a.jsonl")
+    model = TinyModel(environment=make_environment("a third CPU"))
+    after = recorded(tmp_path / "b.jsonl", model)
+    names = [
+        next(line for line in text if line.startswith("environment ")) for text in (before, after)
+    ]
+    assert changed_lines(before, after) == tuple(
+        [name, f'  cpu: "{cpu}"', *[f"  model tiny, {name}"] * 2]
+        for name, cpu in zip(names, ("a CPU", "a third CPU"), strict=True)
+    )
+
+
+def test_a_changed_run_seed_is_shown_with_the_seeds_that_follow_from_it(tmp_path: Path) -> None:
+    model = TinyModel(trouble=lambda _number: completion_of("the same"))
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    before, after = (
+        recorded(path, model, run_seed=seed) for path, seed in zip(paths, (7, 8), strict=True)
+    )
+    sides = [
+        [
+            *(
+                line
+                for call in read_cassette(path).calls.values()
+                for line in (
+                    f"  sent {call.sent[:16]}, repeat 0",
+                    f"  seed {call.sent_seed}, none asked",
+                )
+            ),
+            f"run of test, seed {seed}",
+        ]
+        for path, seed in zip(paths, (7, 8), strict=True)
+    ]
+    assert changed_lines(before, after) == tuple(sides)
+
+
+def test_a_changed_metric_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    before = recorded(tmp_path / "a.jsonl")
+    data = (tmp_path / "a.jsonl").read_bytes()
+    after = list(cassette_text(edited(data, '"welfare":0.5', '"welfare":0.75')))
+    assert changed_lines(before, after) == (["    welfare: 0.5"], ["    welfare: 0.75"])
+
+
+def test_a_witness_is_shown_with_the_calls_it_answered(tmp_path: Path) -> None:
     base = tmp_path / "base.jsonl"
     small_cassette(base)
-    before = set(shown(base))
-    for name, change in {
-        "completion": {"wording": "other"},
-        "environment": {"environment": make_environment("a third CPU")},
-    }.items():
-        path = tmp_path / f"{name}.jsonl"
-        with recording(path) as session:
-            ask(session, TinyModel(**change), LONG)
-        assert any(("other" in line or "a third CPU" in line) for line in set(shown(path)) - before)
-    witness = [line for line in shown(base) if line.startswith("witness: ")]
-    assert len(witness) == 1
-    moved = set(cassette_text(edited(base.read_bytes(), '"welfare":0.5', '"welfare":0.75')))
-    assert moved - before >= {"    welfare: 0.75"}
+    (witness,) = read_cassette(base).witnesses
+    lines = shown(base)
+    place = lines.index(f"witness: environment {witness[:12]} gave the same answers")
+    assert lines[place - 1 : place + 2] == ["", lines[place], "  calls [[0,3]]"]
+
+
+WHOLE = """\
+cassette of scenario scenes
+  format 2, key sr1
+  seed policy event, not strict
+
+model tiny
+  backend: "llama-server"
+  identity:
+    kind: "gguf"
+    files: ["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]
+  template:
+    sha256: "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+  defaults:
+    chat:
+      temperature: 0.8
+      top_k: 40
+      top_p: 0.95
+      min_p: 0.05
+      repeat_penalty: 1.0
+      repeat_last_n: 64
+      samplers: ["penalties", "top_k", "top_p", "min_p", "temperature"]
+    completion:
+      temperature: 0.8
+      top_k: 40
+      top_p: 0.95
+      min_p: 0.05
+      repeat_penalty: 1.0
+      repeat_last_n: 64
+      samplers: ["penalties", "top_k", "top_p", "min_p", "temperature"]
+  undeclared: []
+
+environment 0762df7c3be8
+  backend: "llama-server"
+  build: "b1"
+  cpu: "a CPU"
+
+call: ben 0, no kind
+  sent sr1:b2c7ea01ed57, repeat 0
+  seed 5, asked 5
+  model tiny, environment 0762df7c3be8
+  tokens 5 + 3
+  /v1/chat/completions
+  tools: b1bba0e43e80
+    -:
+      type: "function"
+      function:
+        name: "trade"
+        parameters:
+          a: [1, 2]
+  system: dd397a210d83
+    conscientious conscientious conscientious conscientious conscientious conscientious\x20
+    conscientious conscientious conscientious conscientious conscientious conscientious\x20
+    conscientious conscientious conscientious conscientious conscientious conscientious\x20
+    conscientious conscientious\x20
+  user:
+    two
+    lines
+  completion a2e4826ba7e6:
+    [[{"message":{"content":null,"tool_calls":[{"type":"function","function":{"name":"trade","parame
+    ters":{"a":[1,2]}}}]}}]]
+
+call: epoch 0 step 0, ada 0, act
+  sent sr1:7f6d50228258, repeat 0
+  seed 1930783950, none asked
+  model tiny, environment 0762df7c3be8
+  tokens 5 + 3
+  /v1/chat/completions
+  top_k: 3
+  stop: ["a", "b"]
+  system: dd397a210d83, as above
+  user:
+    one
+  completion ce5378d7ae15:
+    first\\x1b
+
+call: epoch 0 step 2, ben 1, act
+  sent sr1:fcefda124970, repeat 0
+  seed 5, asked 5
+  model tiny, environment 0762df7c3be8
+  tokens 5 + 3
+  /v1/chat/completions
+  tools: b1bba0e43e80, as above
+  tool: 080a9ed42855
+    [1]
+    {"name":"t"}
+  None:
+    text
+  completion 997c42c34364:
+    again
+
+run of test, seed 7
+  1 epochs of 9 steps
+  scenario file cccccccccccc
+  python 3.11
+  3 calls
+  artifact history.json dddddddddddd
+  metrics of epoch 3:
+    welfare: 0.5
+  metrics of epoch 1:
+    by:
+      ada: 1
+"""
+
+
+def test_a_small_cassette_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    persona = "conscientious " * 20
+    tool = {"type": "function", "function": {"name": "trade", "parameters": {"a": [1, 2]}}}
+    record(
+        path,
+        [
+            Call("one", "first\x1b", system=persona, fields={"top_k": 3, "stop": ["a", "b"]}),
+            Call(
+                "two\nlines",
+                completion_of("", choices=[{"message": {"content": None, "tool_calls": [tool]}}]),
+                "ben",
+                None,
+                None,
+                system=persona,
+                fields={"seed": 5, "tools": [tool]},
+            ),
+            Call(
+                "x", "again", "ben", (0, 2),
+                fields={"seed": 5, "tools": [tool],
+                        "messages": [{"role": "tool", "content": [1], "name": "t"}, "text"]},
+            ),
+        ],
+        metrics=[{"epoch": 3, "welfare": 0.5, "none": None}, {"by": {"ada": 1}}],
+    )  # fmt: skip
+    assert shown(path) == WHOLE.splitlines()
 
 
 def test_long_texts_and_schemas_are_shown_once() -> None:
