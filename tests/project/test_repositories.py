@@ -179,15 +179,15 @@ def test_a_cassette_that_was_damaged_before_is_told_too(repository: Path) -> Non
 
 def test_a_report_of_a_changed_cassette_lists_two_hundred_calls(repository: Path) -> None:
     path = repository / "a.jsonl"
-    record(path, [Call(f"{n}") for n in range(202)])
+    record(path, [])
     base = commit(repository)
     path.unlink()
-    record(path, [Call(f"{n}", fields={"top_k": 3}) for n in range(202)])
+    record(path, [Call(f"{n}") for n in range(201)])
     (found,) = changed_cassettes(repository, since=base, pathspec="*.jsonl")
     assert found.content is not None
     calls = found.content["calls"]
     assert isinstance(calls, list)
-    assert (len(calls), found.content["left_out"]) == (200, 2)
+    assert (len(calls), found.content["left_out"]) == (200, 1)
 
 
 def test_a_branch_that_is_new_compares_nothing_and_asks_no_git(folder: Path) -> None:
