@@ -212,7 +212,10 @@ def _sync_stream(library: ModuleType) -> Any:
         def _read(self) -> Iterator[bytes]:
             try:
                 with self._reception.exchange.naming_errors():
-                    yield from self._pieces
+                    # Not "yield from": a program that leaves its loop closes this generator, and
+                    # what it delegates to; the rest is still to be read when the answer is closed.
+                    for part in self._pieces:  # noqa: UP028
+                        yield part
             except GeneratorExit:
                 raise
             except BackendError as error:
