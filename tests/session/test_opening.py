@@ -239,14 +239,15 @@ def test_the_cache_is_used_where_it_is_asked_for(
     ids=["neither", "cache", "fresh"],
 )
 def test_cache_and_fresh_reach_the_session(
-    options: dict[str, bool],
+    options: dict[str, Any],
     asked: int,
     path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    for name, given in (("first", {"fresh": True}), ("second", options)):
+    first: dict[str, Any] = {"fresh": True}
+    for name, given in (("first", first), ("second", options)):
         model = TinyModel()
         with closing(opened(tmp_path / name, **given)) as session:
             ask(session, model, seed=3)
