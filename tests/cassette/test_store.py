@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import (
     CassetteAccessError,
     ModelConflictError,
-    SwarmReproError,
 )
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
@@ -161,23 +160,37 @@ def test_auto_keeps_what_another_run_record_uses_and_drops_what_none_uses(path: 
     assert sorted(run.seed or 0 for run in found.runs) == [7, 8]
 
 
-def test_auto_with_another_run_seed_leaves_the_first_run_replayable(path: Path) -> None:
-    record(path, TinyModel(), "a", "b")
-    with suppress(SwarmReproError):  # a refusal keeps the promise too
-        record(path, TinyModel(), "a", "b", mode=Mode.AUTO, seed=8)
-    session = replaying(path)
-    for prompt in ("a", "b"):
-        ask(session, TinyModel(), prompt)
-
-
-def test_auto_with_other_sampling_defaults_leaves_the_first_run_replayable(path: Path) -> None:
-    record(path, TinyModel(), "a", "b")
-    other = TinyModel(binding=make_binding(defaults={**DEFAULTS, "top_k": 20}))
-    with suppress(SwarmReproError):  # a refusal keeps the promise too
+def test_auto_with_another_run_seed_is_refused_and_leaves_the_first_run_replayable(
+    path: Path,
+) -> None:
+    """The calls of both runs would be one, of which a file of this format keeps one answer."""
+    model = TinyModel()
+    before = record(path, model, "a", "b")
+    other = TinyModel(wording="other")
+    with pytest.raises(CassetteAccessError, match=r"of another run.*--cassette.*--record"):
         record(path, other, "a", "b", mode=Mode.AUTO, seed=8)
+    assert other.sent == []
+    assert path.read_bytes() == before
     session = replaying(path)
-    for prompt in ("a", "b"):
-        ask(session, TinyModel(), prompt)
+    answers = [ask(session, other, prompt).text for prompt in ("a", "b")]
+    assert answers == [model.says(sent) for sent in model.sent]
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_auto_with_other_sampling_defaults_is_refused_and_leaves_the_first_run_replayable(
+    path: Path, seed: int
+) -> None:
+    """The cassette's model record fills in what the calls left open: it can hold one set of it."""
+    model = TinyModel()
+    before = record(path, model, "a", "b")
+    other = TinyModel(binding=make_binding(defaults={**DEFAULTS, "top_k": 20}), wording="other")
+    with pytest.raises(ModelConflictError, match="has other sampling defaults than when"):
+        record(path, other, "a", "b", mode=Mode.AUTO, seed=seed)
+    assert other.sent == []
+    assert path.read_bytes() == before
+    session = replaying(path)
+    answers = [ask(session, other, prompt).text for prompt in ("a", "b")]
+    assert answers == [model.says(sent) for sent in model.sent]
 
 
 def test_a_recording_with_other_sampling_defaults_replays(path: Path) -> None:
