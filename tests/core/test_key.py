@@ -600,32 +600,19 @@ def test_a_derived_seed_is_never_one_that_means_random(run_seed: int, scope: str
 
 
 def derived(parts: list[object]) -> int:
+    # A remainder by 4294967294, and 1: whatever the digest is, never 0 and never 4294967295.
     text = json.dumps(["sr1", *parts], ensure_ascii=False, separators=(",", ":"))
     number = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
     return number % 4294967294 + 1
 
 
-@given(st.integers(0, 2**32), SCOPES, st.integers(0, 1000))
+@given(st.integers(-(2**63), 2**63), SCOPES, st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
 def test_derived_seeds_are_the_published_recipe(run_seed: int, scope: str, i: int) -> None:
     assert event_seed(run_seed=run_seed, scope=scope, i=i) == derived(["event", run_seed, scope, i])
     assert content_seed(run_seed=run_seed, scope=scope, asked_key=PLAIN, n=i) == derived(
         ["content", run_seed, scope, PLAIN, i]
     )
-
-
-@pytest.mark.parametrize("digest", [0, 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF, 2**64 - 1])
-def test_no_digest_derives_a_seed_that_means_random(
-    digest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Digest:
-        def __init__(self, _data: bytes) -> None: ...
-
-        def digest(self) -> bytes:
-            return digest.to_bytes(8, "big") + bytes(24)
-
-    monkeypatch.setattr("swarm_repro.request.hashlib.sha256", Digest)
-    assert event_seed(run_seed=1, scope="a", i=0) not in (0, 0xFFFFFFFF)
 
 
 def test_seeds_of_calls_differ_by_run_scope_ordinal_and_repeat() -> None:
