@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -137,19 +138,22 @@ def test_a_poisoned_store_gives_a_miss_and_runs_reads_and_removes_nothing(
     assert precious.read_text() == "precious"
 
 
-def test_keys_and_values_that_are_no_bytes_are_refused(cache: AnswerCache, folder: Path) -> None:
-    fill(cache)
-    raw = cache._opened()
-    with pytest.raises(TypeError):
-        raw.set(("a", "tuple"), b"x")
-    with pytest.raises(TypeError):
-        raw.set(b"key", {"a": "dict"})
-    with pytest.raises(TypeError):
-        raw.set(b"key", "a text")
-    large = Completion(200, "application/json", b"x" * 200_000)
-    cache.put("sr1:large", "env", large, None)
-    assert cache.get("sr1:large", "env") == (large, None)
-    assert {path.name for path in folder.iterdir()} <= {"cache.db", "cache.db-shm", "cache.db-wal"}
+@pytest.mark.parametrize("size", [0, 1000, 200_000], ids=["empty", "small", "large"])
+def test_an_answer_is_kept_as_bytes_in_the_database_and_in_no_other_file(
+    size: int, folder: Path
+) -> None:
+    """What is no bytes would be unpickled, and a file could be another one when it is read."""
+    answer = Completion(200, "application/json", b"x" * size)
+    with closing(AnswerCache()) as cache:
+        cache.put("sr1:a", "env", answer, None)
+        assert cache.get("sr1:a", "env") == (answer, None)
+        assert cache.trouble is None
+    assert [path.name for path in folder.iterdir()] == ["cache.db"]
+    with closing(database(folder)) as connection:
+        kept = connection.execute(
+            "SELECT typeof(key), raw, typeof(value), mode, filename FROM Cache"
+        ).fetchall()
+    assert kept == [("blob", 1, "blob", 1, None)]
 
 
 @pytest.mark.parametrize("damage", [b"no database at all" * 1000, b""])
@@ -489,3 +493,168 @@ def test_the_command_shows_checks_and_clears(folder: Path, tmp_path: Path) -> No
         assert damaged.returncode == 2
         assert "cache clear" in damaged.stderr
     assert run("clear").returncode == 0
+
+
+# --- Where the cache is in the way of nobody.
+
+
+def test_nothing_is_made_before_it_is_asked(folder: Path) -> None:
+    with closing(AnswerCache()) as cache:
+        assert cache.folder == folder
+        assert cache.trim() == 0
+    cache.clear()
+    assert not folder.exists()
+
+
+def test_a_cache_that_is_closed_is_opened_again(cache: AnswerCache) -> None:
+    fill(cache)
+    cache.close()
+    assert cache.get("sr1:0", "env") == (KEPT, "digest")
+    cache.close()
+    cache.close()
+    assert cache.stats().answers == 1
+
+
+def test_an_answer_of_any_status_and_type_comes_back_whole(cache: AnswerCache) -> None:
+    answer = Completion(201, "text/event-stream", b"data: 1\n\n\ndata: [DONE]\n\n", 1.25)
+    cache.put("sr1:a", "env", answer, "digest")
+    assert cache.get("sr1:a", "env") == (answer, "digest")
+
+
+def test_an_answer_that_was_moved_to_another_key_is_a_miss(
+    cache: AnswerCache, folder: Path
+) -> None:
+    fill(cache, 2)
+    cache.close()
+    with closing(database(folder)) as connection:
+        other = connection.execute("SELECT value FROM Cache WHERE rowid = 2").fetchone()
+        connection.execute("UPDATE Cache SET value = ? WHERE rowid = 1", other)
+    assert cache.get("sr1:0", "env") is None
+    assert cache.trouble == f"the cache {folder}: an answer in it is not what was written"
+    assert cache.get("sr1:1", "env") == (KEPT, "digest")
+    assert cache.stats().answers == 1, "what is wrong is removed"
+
+
+def test_the_first_trouble_is_the_one_that_is_told(cache: AnswerCache, folder: Path) -> None:
+    fill(cache)
+    cache.close()
+    with closing(database(folder)) as connection:
+        connection.execute("UPDATE Cache SET value = x'00'")
+    assert cache.get("sr1:0", "env") is None
+    cache.close()
+    (folder / "cache.db").write_bytes(b"no database" * 1000)
+    fill(cache)
+    assert "not what was written" in str(cache.trouble)
+
+
+def test_what_it_holds_is_told(cache: AnswerCache, folder: Path) -> None:
+    assert cache.stats().answers == 0
+    fill(cache, 3, body=b"x" * 50_000)
+    found = cache.stats()
+    assert (found.folder, found.answers, found.limit) == (folder, 3, 4 << 30)
+    assert 150_000 <= found.size < 400_000
+
+
+def test_a_check_removes_what_is_not_whole_and_nothing_else(
+    cache: AnswerCache, folder: Path
+) -> None:
+    assert cache.check() == (0, 0)
+    fill(cache, 8)
+    cache.close()
+    with closing(database(folder)) as connection:
+        for number, change in enumerate(
+            ("value = x'00'", "mode = 4", "raw = 0", "filename = 'x'", "value = 'a text'"), 1
+        ):
+            connection.execute(f"UPDATE Cache SET {change} WHERE rowid = {number}")  # noqa: S608
+    assert cache.check() == (3, 5)
+    assert cache.check() == (3, 0)
+    assert [cache.get(f"sr1:{number}", "env") is not None for number in range(8)] == (
+        [False] * 5 + [True] * 3
+    )
+
+
+def test_a_folder_that_cannot_be_removed_is_a_clear_error(cache: AnswerCache, folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file where the cache is to be")
+    with pytest.raises(CassetteAccessError) as caught:
+        cache.clear()
+    assert str(caught.value) == f"{folder} cannot be removed: Not a directory"
+    assert folder.exists()
+
+
+def test_a_file_where_the_cache_is_to_be_is_a_miss_and_is_said(
+    cache: AnswerCache, folder: Path
+) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file where the cache is to be")
+    assert cache.get("sr1:0", "env") is None
+    fill(cache)
+    assert str(cache.trouble).startswith(f"the cache {folder}: ")
+    assert str(cache.trouble).endswith("; see swarm-repro cache check, or cache clear")
+    for ask_it in (cache.stats, cache.check):
+        with pytest.raises(CassetteAccessError) as caught:
+            ask_it()
+        assert str(caught.value).startswith(f"the cache {folder} cannot be read: ")
+        assert str(caught.value).endswith("; remove it with swarm-repro cache clear")
+
+
+@pytest.mark.parametrize("given", ["", "4T", "1.5G", "-1", "G", "4 G", "4g"])
+def test_other_words_are_no_size(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, given)
+    with pytest.raises(UsageError) as caught:
+        AnswerCache()
+    assert str(caught.value) == (f"{LIMIT_VARIABLE} is {given!r}; give a size such as 500M or 4G")
+
+
+def test_a_limit_given_in_code_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AnswerCache().limit == 4 << 30
+    monkeypatch.setenv(LIMIT_VARIABLE, "3K")
+    assert AnswerCache(limit=5).limit == 5
+    monkeypatch.setenv(LIMIT_VARIABLE, "nonsense")
+    assert AnswerCache(limit=0).limit == 0
+
+
+# --- The command, in this process.
+
+
+def run_command(*words: str) -> tuple[int, str]:
+    from click.testing import CliRunner
+
+    from swarm_repro.cli.cache import command
+
+    done = CliRunner().invoke(command, words, standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return int(done.return_value or 0), done.output
+
+
+def test_the_command_tells_what_the_cache_holds(folder: Path) -> None:
+    with closing(AnswerCache()) as cache:
+        fill(cache, 2)
+        size = cache.stats().size
+    document = {"folder": str(folder), "answers": 2, "bytes": size, "limit": 4 << 30}
+    code, shown = run_command("stats", "--json")
+    assert (code, json.loads(shown)) == (0, document)
+    megabytes = f"{size / 2**20:.1f} of 4096 MiB"
+    assert run_command("stats") == (0, f"{folder}: 2 answers, {megabytes}\n")
+
+
+def test_the_command_tells_what_it_removed_and_ends_with_5(folder: Path) -> None:
+    with closing(AnswerCache()) as cache:
+        fill(cache, 3)
+    shown = f"{folder}: 3 answers are whole, 0 were not and are removed\n"
+    assert run_command("check") == (0, shown)
+    with closing(database(folder)) as connection:
+        connection.execute("UPDATE Cache SET value = x'00' WHERE rowid = 1")
+    shown = f"{folder}: 2 answers are whole, 1 were not and are removed\n"
+    assert run_command("check") == (5, shown)
+    assert run_command("check", "--json") == (0, '{"whole":2,"removed":0}\n')
+
+
+def test_the_command_clears_a_damaged_cache(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "cache.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(CassetteAccessError):
+        run_command("stats")
+    assert run_command("clear") == (0, f"{folder} is removed\n")
+    assert not folder.exists()
