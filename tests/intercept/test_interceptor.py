@@ -16,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 
+from swarm_repro.backends.hosted import Hosted
 from swarm_repro.caller import scope
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
@@ -29,8 +30,11 @@ from swarm_repro.errors import (
     SessionTripped,
     UsageError,
 )
+from swarm_repro.intercept.exchange import Exchange
 from swarm_repro.intercept.http import HttpInterceptor
+from swarm_repro.intercept.relay import async_relay, sync_relay
 from swarm_repro.intercept.routes import Belonging
+from swarm_repro.intercept.threads import in_thread
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of, open_session
@@ -683,10 +687,66 @@ def test_progress_is_told_of_each_answer(ask: Ask, path: Path) -> None:
 
 
 def test_an_error_that_came_from_no_transport_is_raised_as_it_is(path: Path) -> None:
-    from swarm_repro.intercept.exchange import Exchange
 
     exchange = Exchange(httpx, request())
     for error in (BackendError("no"), BackendUnreachableError("gone")):
         with pytest.raises(BackendError) as caught:
             exchange.handed_back(error, trips=False)
         assert caught.value is error
+
+
+# --- The digest of the rendered prompt.
+
+
+class Rendering:
+    """What waits for a digest: gives one, or fails."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self._error = error
+
+    def __call__(self) -> str | None:
+        if self._error is not None:
+            raise self._error
+        return "0" * 64
+
+
+def relay(ask: Ask, session: Session, answer: Any, digest: Callable[[], str | None]) -> list[bytes]:
+    """Read a stream whose prompt is rendered beside it."""
+    exchange = Exchange(httpx, request())
+    backend = Hosted("api.example.com", asks_model=True)
+    call = session.start(
+        backend, endpoint="opaque", model="x", path="POST /v1/messages", body={"stream": True}
+    )
+    came = exchange.open(call.sent, lambda _http: answer)
+    if ask is ask_sync:
+        with closing(sync_relay(session, call, exchange, came, digest)) as response:
+            return list(response.stream)
+
+    async def read() -> list[bytes]:
+        response = async_relay(session, call, exchange, came, digest, in_thread=in_thread)
+        try:
+            return [piece async for piece in response.stream]
+        finally:
+            await response.aclose()
+
+    return asyncio.run(read())
+
+
+def test_a_stream_is_recorded_with_the_digest_of_its_prompt(ask: Ask, path: Path) -> None:
+    with intercepting(path) as (session, _):
+        relay(ask, session, stream(*EVENTS, DONE), Rendering())
+        conclude(session)
+    (call,) = read_cassette(path).calls.values()
+    assert call.prompt_sha256 == "0" * 64
+
+
+@pytest.mark.parametrize("pieces", [[*EVENTS, DONE], EVENTS])
+def test_a_prompt_that_cannot_be_rendered_fails_the_call_of_its_stream(
+    ask: Ask, path: Path, pieces: list[bytes]
+) -> None:
+    with intercepting(path) as (session, _):
+        with pytest.raises(ZeroDivisionError):
+            relay(ask, session, stream(*pieces), Rendering(ZeroDivisionError("by zero")))
+        assert session.waiting() is None
+        (failure,) = session.ledger.failures.values()
+        assert failure.why == "by zero"

@@ -51,7 +51,8 @@ def item(
 
 
 def mark(*args: Any, **kwargs: Any) -> pytest.Mark:
-    return pytest.mark.cassette(*args, **kwargs).mark
+    made: pytest.Mark = pytest.mark.cassette(*args, **kwargs).mark
+    return made
 
 
 # --- Names.
