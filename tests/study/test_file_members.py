@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -280,7 +279,7 @@ def test_a_run_is_recorded_in_a_file_of_its_name_or_in_its_archive(tmp_path: Pat
     plain = Path("cassettes/small/small.seed1.jsonl")
     archive = Path("cassettes/small/small.seed1.jsonl.zst")
     assert study.cassette_of(run) == plain
-    os.makedirs(plain.parent)
+    plain.parent.mkdir(parents=True)
     archive.write_bytes(b"")
     assert study.cassette_of(run) == archive
     plain.write_bytes(b"")

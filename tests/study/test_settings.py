@@ -103,8 +103,7 @@ BAD: list[tuple[str, object, str]] = [
     (
         "agents.0.llm.temprature",
         1,
-        "agents.0.llm.temprature does not exist in s.yaml, and SWARM has no default for it; "
-        "near it are agents.0.llm.temperature",
+        "does not exist in s.yaml, and SWARM has no default for it; near it are agents.0.llm.temp",
     ),
     ("governance.transaction_tax_rate.x", 1, "governance.transaction_tax_rate.x does not exist"),
     ("simulatoin", 1, "SWARM has no default for it; near it are simulation"),
