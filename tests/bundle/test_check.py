@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,17 @@ from swarm_repro.canonical import sha256_hex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, ExitCode
 from tests.bundle.making import contents_of, pack, record, replaced, rewrite
+from tests.study.making import runs_in_this_process
 
 CASSETTE = "cassettes/tiny.seed1.jsonl"
 SCENARIO = "scenarios/tiny.yaml"
 RUN = "artifacts/tiny.seed1.jsonl/seed1-1x1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runs_in_this_process() -> Iterator[None]:
+    with runs_in_this_process():
+        yield
 
 
 @pytest.fixture(scope="module")

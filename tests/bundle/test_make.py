@@ -7,6 +7,7 @@ import json
 import shutil
 import stat
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,17 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.runs import Artifact
 from swarm_repro.errors import CassetteAccessError, UsageError
 from tests.bundle.making import contents_of, record, rewrite
+from tests.study.making import runs_in_this_process
 
 ARTIFACTS = [
     "events.jsonl", "history.json", "prompts.jsonl", "tiny_agents.csv", "tiny_epochs.csv",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runs_in_this_process() -> Iterator[None]:
+    with runs_in_this_process():
+        yield
 
 
 @pytest.fixture(scope="module")

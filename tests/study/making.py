@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -67,3 +69,33 @@ def study(
 def tables_of(folder: Path, names: Iterable[str] = TABLES) -> dict[str, bytes]:
     """The bytes of a study's tables."""
     return {name: (folder / name).read_bytes() for name in names}
+
+
+_swarm: dict[str, ModuleType] = {}
+
+
+@contextmanager
+def runs_in_this_process() -> Iterator[None]:
+    """Let runs be made in this process, whoever has imported SWARM in it before.
+
+    A run fixes SWARM's clock and ids when SWARM is imported, and refuses one that was imported
+    before. So the block has a SWARM of its own: imported once, kept for the next block.
+    """
+    others = _swarm_modules()
+    _replace_swarm(_swarm)
+    try:
+        yield
+    finally:
+        _swarm.update(_swarm_modules())
+        _replace_swarm(others)
+
+
+def _swarm_modules() -> dict[str, ModuleType]:
+    loaded = dict(sys.modules)
+    return {name: loaded[name] for name in loaded if name.partition(".")[0] == "swarm"}
+
+
+def _replace_swarm(modules: Mapping[str, ModuleType]) -> None:
+    for name in _swarm_modules():
+        del sys.modules[name]
+    sys.modules.update(modules)

@@ -35,8 +35,14 @@ from swarm_repro.study.worker import (
     versions,
     worker_name,
 )
-from tests.study.making import write_scenario, write_study
+from tests.study.making import runs_in_this_process, write_scenario, write_study
 from tests.support.stub_server import StubServer, running_stub
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runs_in_this_process() -> Iterator[None]:
+    with runs_in_this_process():
+        yield
 
 
 @pytest.fixture
