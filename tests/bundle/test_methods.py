@@ -137,8 +137,8 @@ def test_calls_without_token_counts_count_as_none(small: Cassette) -> None:
         (
             replace(make_binding(), template={"name": "chatml"}),
             (
-                f"has the weights with SHA-256 {WEIGHTS} (source not stated), with the chat template "
-                "chatml."
+                f"has the weights with SHA-256 {WEIGHTS} (source not stated), with the chat "
+                "template chatml."
             ),
         ),
         (
