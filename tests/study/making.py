@@ -45,6 +45,12 @@ def write_scenario(
     return path
 
 
+def agents_alone(base_url: str) -> list[dict[str, object]]:
+    """Two model agents and nobody else: what they are asked depends on no order of sets."""
+    block = {"provider": "llama_cpp", "model": "stub", "base_url": base_url, "temperature": 0.2}
+    return [{"type": "llm", "count": 2, "llm": block}]
+
+
 def command(*arguments: object) -> list[str]:
     """The command line of ``swarm-repro study``."""
     return [sys.executable, "-m", "swarm_repro", "study", *map(str, arguments)]

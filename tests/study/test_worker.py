@@ -35,7 +35,12 @@ from swarm_repro.study.worker import (
     versions,
     worker_name,
 )
-from tests.study.making import runs_in_this_process, write_scenario, write_study
+from tests.study.making import (
+    agents_alone,
+    runs_in_this_process,
+    write_scenario,
+    write_study,
+)
 from tests.support.stub_server import StubServer, running_stub
 
 
@@ -57,7 +62,8 @@ def make(tmp_path: Path, stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.chdir(tmp_path)
 
     def made(*, scenario: dict[str, object] | None = None, **members: object) -> Study:
-        write_scenario(tmp_path, stub.base_url, **(scenario or {}))
+        agents = agents_alone(stub.base_url)
+        write_scenario(tmp_path, stub.base_url, **{"agents": agents, **(scenario or {})})
         study = load_study(write_study(tmp_path, **{"epochs": 1, "seeds": [3], **members}))
         StudyFolder(study).open()
         return study
