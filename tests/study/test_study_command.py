@@ -339,15 +339,15 @@ def test_a_dry_run_makes_nothing(call: Call, study: Study, conducted: list[dict[
         (
             Estimate(3599.0, tried=True),
             (
-                "4 runs, about 60 minutes of a model to record (900 s each, as a first step took just "
-                "now)"
+                "4 runs, about 60 minutes of a model to record (900 s each, as a first step took "
+                "just now)"
             ),
         ),
         (
             Estimate(9000.0, tried=True),
             (
-                "4 runs, about 2.5 hours of a model to record (2250 s each, as a first step took just "
-                "now)"
+                "4 runs, about 2.5 hours of a model to record (2250 s each, as a first step took "
+                "just now)"
             ),
         ),
     ],
