@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -309,7 +310,10 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[int], thre
 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "sync", sync)
-        yield synced, goes_on
+        try:
+            yield synced, goes_on
+        finally:
+            goes_on.set()  # whatever failed, nobody waits for it
 
 
 def test_calls_that_wait_for_the_disk_at_once_wait_once(
@@ -318,13 +322,15 @@ def test_calls_that_wait_for_the_disk_at_once_wait_once(
     with recording(path) as session:
         ask(session, TinyModel(), "first")
         begun = part_path(path).stat().st_size
-        with slow_disk(monkeypatch) as (synced, goes_on), ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(8) as pool, slow_disk(monkeypatch) as (synced, goes_on):
             waiting = [
                 pool.submit(ask, session, TinyModel(), "a", who=f"agent_{n}") for n in range(8)
             ]
             # All of them are written, though the first has not come to the disk.
+            until = time.monotonic() + 20
             while part_path(path).read_bytes().count(b'"record":"call"') < 9:
                 assert not any(one.done() for one in waiting)
+                assert time.monotonic() < until, "a call waits for the disk before it is written"
             assert len(synced) == 1
             assert begun < synced[0]
             goes_on.set()
@@ -348,7 +354,8 @@ def test_an_event_loop_goes_on_while_the_disk_writes(
             )
         )
         with slow_disk(monkeypatch) as (synced, goes_on):
-            while not synced:  # noqa: ASYNC110 - a thread tells
+            while not synced:  # a thread tells
+                assert not settling.done(), "nobody waits for the disk"
                 await asyncio.sleep(0)
             assert not settling.done()
             goes_on.set()
