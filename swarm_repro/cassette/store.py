@@ -365,7 +365,7 @@ class CassetteStore:
 
         Raises:
             CassetteAccessError: It could not be written; the old file is as it was, the ``.part``
-                is still there.
+                is still there. Or the ``.part`` could not be removed.
         """
         writer = self._writer
         if writer is None:
@@ -385,7 +385,13 @@ class CassetteStore:
                 kept, runs = self._take_all(), self.runs()
                 recorded = set(self._fresh.calls)
             changes = self._write(recorded, kept, runs)
-            writer.file.remove()
+            try:
+                writer.file.remove()
+            except OSError as error:
+                raise CassetteAccessError(
+                    f"{self.path} is written, but {writer.file.path} cannot be removed: "
+                    f"{error.strerror or error}; remove it"
+                ) from error
             self.close()
         return changes
 

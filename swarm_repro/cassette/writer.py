@@ -136,9 +136,10 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
 
     Raises:
         CassetteAccessError: The folder is not writable or the disk is full; a file that was there
-            before is untouched.
+            before is untouched. Or it is written, and a power loss may undo that.
     """
     temporary: str | None = None
+    is_in_place = False
     path = path.resolve()  # a link stays one
     try:
         disk.make_folder(path.parent)
@@ -152,10 +153,14 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
             disk.sync(file.fileno())
         Path(temporary).chmod(_mode_for(path))
         Path(temporary).replace(path)
+        is_in_place = True
         disk.sync_folder(path.parent)
     except OSError as error:
+        why = error.strerror or error
         raise CassetteAccessError(
-            f"{path} cannot be written: {error.strerror or error}; it is as it was before"
+            f"{path} is written, but may not be there after a power loss: {why}"
+            if is_in_place
+            else f"{path} cannot be written: {why}; it is as it was before"
         ) from error
     finally:
         if temporary is not None:
