@@ -23,9 +23,15 @@ from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.part_file import PartFile, is_held
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.store import CassetteStore, open_for_recording
-from swarm_repro.errors import CassetteAccessError, ModelConflictError, UsageError
+from swarm_repro.errors import (
+    CassetteAccessError,
+    ModelConflictError,
+    ReplayMiss,
+    UnplayedCallsError,
+    UsageError,
+)
 from swarm_repro.mode import Mode
-from swarm_repro.opening import conclude, open_session
+from swarm_repro.opening import conclude, describe_unplayed, open_session
 from swarm_repro.session import Session
 from tests.core.making import (
     HEADER,
@@ -195,13 +201,31 @@ def test_others_recordings_cannot_be_discarded(path: Path) -> None:
     assert read_part(part_path(path)) is not None
 
 
-def test_what_others_play_is_not_this_sessions_to_judge(path: Path) -> None:
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_calls_that_are_left_unplayed_may_be_others_where_a_cassette_is_shared(
+    is_shared: bool, path: Path
+) -> None:
     with recording(path) as session:
         for who in ("x", "y"):
             ask(session, TinyModel(), "a", who=who)
-    replay = shared(path, mode=Mode.REPLAY)
+    replay = open_session(path, mode=Mode.REPLAY, header=HEADER, seed=7, shared=is_shared)
     ask(replay, TinyModel(), "a", who="x")
-    conclude(replay)
+    if is_shared:
+        conclude(replay)
+        assert (replay.ledger.hits, describe_unplayed(replay)) == (1, None)
+    else:
+        with pytest.raises(UnplayedCallsError, match="1 of 2 calls"):
+            conclude(replay)
+
+
+def test_who_shares_a_cassette_still_answers_for_its_own_misses(path: Path) -> None:
+    with recording(path) as session:
+        ask(session, TinyModel(), "a")
+    replay = shared(path, mode=Mode.REPLAY)
+    with pytest.raises(ReplayMiss):
+        ask(replay, TinyModel(), "another")
+    with pytest.raises(ReplayMiss, match="asked 'another'"):
+        conclude(replay)
 
 
 # --- Locks end with their process.
