@@ -156,8 +156,10 @@ def is_held(path: Path) -> bool:
     Args:
         path: The file, which may not exist.
     """
+    # A pipe by that name would be waited for until somebody writes into it.
+    how = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, how)
     except OSError:
         return False  # there is none, or none that can be recorded into
     try:
