@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 
 import pytest
@@ -113,16 +114,26 @@ def test_a_closed_loop_refuses_calls() -> None:
         loop.run_in_executor(None, int)
 
 
-def test_a_timeout_does_not_count_the_time_of_calls_in_place() -> None:
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass at once, for the clock that loops go by."""
+    real, passed_s = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + sum(passed_s))
+    return passed_s.append
+
+
+def test_a_timeout_does_not_count_the_time_of_calls_in_place(
+    pass_time: Callable[[float], None],
+) -> None:
     async def member(number: int) -> int:
         for _ in range(2):
-            await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.05)
+            await asyncio.get_running_loop().run_in_executor(None, pass_time, 500)
             await asyncio.sleep(0)  # gives a due time-out its chance
         return number
 
     async def main() -> list[int]:
         return await asyncio.gather(
-            *(asyncio.wait_for(member(number), timeout=0.08) for number in range(3))
+            *(asyncio.wait_for(member(number), timeout=800) for number in range(3))
         )
 
     with in_place_event_loop():
@@ -137,17 +148,29 @@ def test_a_timeout_still_ends_what_never_comes() -> None:
         asyncio.run(main())
 
 
-def test_the_loops_clock_stands_still_meanwhile_and_goes_on_from_there() -> None:
+def test_the_loops_clock_stands_still_meanwhile_and_goes_on_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     loop = InPlaceEventLoop()
-    with loop.clock_stopped():
+    assert loop.time() == 1000
+    for gone_s in (0.5, 30.0):
         before = loop.time()
         with loop.clock_stopped():
-            time.sleep(0.03)
+            now_s[0] += gone_s
+            assert loop.time() == before
+            with loop.clock_stopped():
+                now_s[0] += gone_s
+            now_s[0] += gone_s
+            assert loop.time() == before, "the outer block goes on"
         assert loop.time() == before
-    assert 0 <= loop.time() - before < 0.03
-    moment = loop.time()
-    time.sleep(0.001)
-    assert loop.time() > moment
+        now_s[0] += 0.25
+        assert loop.time() == before + 0.25
+    with pytest.raises(ZeroDivisionError), loop.clock_stopped():
+        now_s[0] += 1 / 0
+    now_s[0] += 1
+    assert loop.time() == 1001.5
     loop.close()
 
 
@@ -226,7 +249,9 @@ def test_a_pool_has_finished_a_call_when_submit_returns() -> None:
         pool.submit(int)
 
 
-def test_a_pool_inside_a_running_loop_can_run_another_loop_in_the_callers_context() -> None:
+def test_a_pool_inside_a_running_loop_can_run_another_loop_in_the_callers_context(
+    pass_time: Callable[[float], None],
+) -> None:
     async def below() -> tuple[str, bool]:
         return scope.get(), runs_in_place()
 
@@ -235,8 +260,8 @@ def test_a_pool_inside_a_running_loop_can_run_another_loop_in_the_callers_contex
         loop = asyncio.get_running_loop()
         before = loop.time()
         with InPlaceExecutor() as pool:
-            pool.submit(time.sleep, 0.03).result()
-            assert loop.time() - before < 0.03
+            pool.submit(pass_time, 500).result()
+            assert loop.time() - before < 500
             return pool.submit(asyncio.run, below()).result()
 
     with in_place_event_loop():
