@@ -126,7 +126,7 @@ def test_a_timeout_does_not_count_the_time_of_calls_in_place(
     pass_time: Callable[[float], None],
 ) -> None:
     async def member(number: int) -> int:
-        for _ in range(2):
+        for _ in range(5):
             await asyncio.get_running_loop().run_in_executor(None, pass_time, 500)
             await asyncio.sleep(0)  # gives a due time-out its chance
         return number
