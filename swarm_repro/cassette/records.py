@@ -299,6 +299,8 @@ class CallRecord:
                 masked=cast("dict[str, list[str]]", record.get("masked", {})),
             )
             call.require_types()
+        except LineError:
+            raise  # says what is wrong already
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise LineError(f"the call cannot be read: {error!r}") from error
         return call
