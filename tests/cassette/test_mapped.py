@@ -17,7 +17,7 @@ import pytest
 from swarm_repro.cachedir import CACHE_VARIABLE
 from swarm_repro.cassette import index_file, mapped, scan, store
 from swarm_repro.cassette.lines import CHECKSUM_BYTES, encode_line
-from swarm_repro.cassette.mapped import NumberedCalls, open_mapped
+from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallId
 from swarm_repro.cassette.table import DIGEST_BYTES, Table
@@ -45,13 +45,20 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    """Enough calls that nobody reads all of them by accident."""
-    path = tmp_path / "long.jsonl"
+@pytest.fixture(scope="module")
+def long_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("long") / "long.jsonl"
     with recording(path) as session:
         for number in range(1500):
             ask(session, TinyModel(), f"{LONG} {number % 700}", who=f"agent_{number // 500}")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def long(long_bytes: bytes, tmp_path: Path) -> Path:
+    """Enough calls that nobody reads all of them by accident."""
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(long_bytes)
     return path
 
 
@@ -214,22 +221,23 @@ def test_a_forked_child_reads_on_by_itself(long: Path) -> None:
 # --- Calls of runs.
 
 
-def test_calls_of_a_run_are_a_set(long: Path) -> None:
+def test_calls_of_a_run_are_a_set_in_file_order(long: Path) -> None:
     ids = list(read_cassette(long).calls)
     (run,) = open_mapped(long).runs
-    calls = run.calls
-    assert isinstance(calls, NumberedCalls)
-    assert len(calls) == 1500
-    assert list(calls) == ids
-    assert ids[7] in calls
-    assert ("nobody", ids[7][1], 0) not in calls
-    rest = calls - [*ids[:10], ids[20], ("nobody", ids[7][1], 0), ids[-1]]
-    assert isinstance(rest, NumberedCalls)
+    stranger = ("nobody", ids[7][1], 0)
+    assert run.calls == set(ids)
+    assert list(run.calls) == ids
+    assert len(run.calls) == 1500
+    assert ids[7] in run.calls
+    assert stranger not in run.calls
+    rest = run.calls - {*ids[:10], ids[20], stranger, ids[-1]}
     assert list(rest) == [*ids[10:20], *ids[21:-1]]
     assert len(rest) == 1488
     assert ids[20] not in rest
-    assert len(calls - ids) == 0
-    assert calls & set(ids[:3]) == set(ids[:3])
+    assert rest < run.calls
+    assert run.calls - set(ids) == set()
+    assert run.calls & set(ids[:3]) == set(ids[:3])
+    assert run.calls | {stranger} == {*ids, stranger}
 
 
 # --- Damage, and indexes that are not believed.
