@@ -7,6 +7,7 @@ import stat
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,9 @@ from swarm_repro.cassette.header import Header, RequestRule
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.runs import Artifact
-from swarm_repro.cassette.store import open_for_recording, open_for_replay
-from swarm_repro.errors import (
-    CassetteAccessError,
-    ModelConflictError,
-)
+from swarm_repro.cassette.store import CassetteStore, open_for_recording, open_for_replay
+from swarm_repro.cassette.writer import write_cassette
+from swarm_repro.errors import CassetteAccessError, ModelConflictError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 from tests.core.making import (
@@ -421,6 +420,232 @@ def test_a_cassette_that_is_replayed_cannot_be_added_to(path: Path) -> None:
     (call,) = store.calls().values()
     with pytest.raises(RuntimeError):
         store.stage(call, make_binding(), make_environment())
+
+
+SETTINGS = (
+    "{} was recorded with another seed policy, strict setting or other request fields; record it "
+    "anew with --record, or name another file with --cassette"
+)
+
+
+def refusal(path: Path, header: Header = HEADER, **options: Any) -> str:
+    files = set(path.parent.iterdir())
+    with pytest.raises(CassetteAccessError) as caught:
+        open_for_recording(path, header, **{"keep": True, **options})
+    assert caught.value.exit_code == 2
+    assert set(path.parent.iterdir()) == files, "it leaves what is there"
+    return str(caught.value)
+
+
+def test_what_is_refused_is_said_with_what_to_do(path: Path) -> None:
+    record(path, TinyModel(), "a")
+    other = replace(HEADER, scenario="other")
+    belongs = "belongs to scenario 'test', not 'other'; name another file with --cassette"
+    for keep in (True, False):
+        assert refusal(path, other, keep=keep) == f"{path} {belongs}"
+    for header in OTHERS:
+        assert refusal(path, header) == SETTINGS.format(path)
+    crash(path, "a", mode=Mode.AUTO)
+    crash(path, "b")
+    part = part_path(path)
+    assert refusal(path, keep=False) == (
+        f"{part} holds an interrupted recording: go on from it with --auto, or throw it away with "
+        "--discard"
+    )
+    path.unlink()
+    assert refusal(path, other) == f"{part} {belongs}"
+    for header in OTHERS:
+        assert refusal(path, header) == SETTINGS.format(part)
+    assert refusal(path.parent) == f"{path.parent} is a folder; name a cassette file in it"
+
+
+def test_an_interrupted_recording_of_another_run_is_not_gone_on_from(path: Path) -> None:
+    run_id = ("test", 7, 3, 4)
+    with closing(open_for_recording(path, HEADER, keep=False, run_id=run_id)) as store:
+        ask(Session(mode=Mode.RECORD, header=HEADER, store=store, run_seed=7), TinyModel(), "a")
+    assert refusal(path, run_id=("test", 8, 3, 4)) == (
+        f"{part_path(path)} holds an interrupted recording of another run (seed 7, 3 epochs of 4 "
+        "steps): finish that one with --auto, or throw it away with --record --discard"
+    )
+    for same in (run_id, None):  # who knows of no run goes on with any
+        open_for_recording(path, HEADER, keep=True, run_id=same).close()
+    other = ("test", 8, 3, 4)
+    open_for_recording(path, HEADER, keep=False, discard_part=True, run_id=other).close()
+    assert read_part(part_path(path)).cassette.recording == other  # type: ignore[union-attr]
+
+
+def test_a_recording_of_another_version_is_gone_on_from(path: Path) -> None:
+    crash(path, "a")
+    newer = replace(HEADER, recorder="9.9.9", format=1)
+    with closing(open_for_recording(path, newer, keep=True)) as store:
+        assert store.in_part == 1
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_part_without_a_call_is_begun_anew(keep: bool, path: Path) -> None:
+    crash(path)
+    assert part_path(path).exists()
+    other = replace(HEADER, scenario="other")
+    with closing(open_for_recording(path, other, keep=keep)) as store:
+        assert store.in_part == 0
+    part = read_part(part_path(path))
+    assert part is not None
+    assert part.cassette.header == other
+
+
+# --- What a store knows.
+
+
+def test_a_store_needs_a_cassette_or_a_header(path: Path) -> None:
+    with pytest.raises(ValueError, match="a cassette or a header"):
+        CassetteStore(path)
+
+
+def test_what_was_recorded_and_what_is_recorded_now_are_served(path: Path) -> None:
+    record(path, TinyModel(), "a", "b")
+    other = TinyModel(binding=make_binding(name="second"), wording="new")
+    with closing(open_for_recording(path, HEADER, keep=True)) as store:
+        session = Session(mode=Mode.AUTO, header=HEADER, store=store, run_seed=7)
+        assert (store.model_names(), store.in_part) == (["tiny"], 0)
+        assert store.ids() == set(store.calls()) == set(read_cassette(path).calls)
+        ask(session, other, "c")
+        assert store.model_names() == ["second", "tiny"]
+        assert store.binding("second") == other.binding
+        assert store.binding("tiny") == make_binding()
+        assert store.binding("third") is None
+        assert store.in_part == 1
+        assert len(store.ids()) == len(store.calls()) == 3
+        (new,) = set(store.ids()) - set(read_cassette(path).calls)
+        found = store.find(new)
+        assert found is not None
+        assert store.completion_of(found).text.startswith("new")
+        assert store.find(("nobody", new[1], 0)) is None
+        assert [call.order for call in store.in_order(store.ids())] == sorted(
+            call.order for call in store.calls().values()
+        )
+        assert list(store.in_order({("nobody", new[1], 0)})) == []
+        assert store.base is not None
+        assert store.base.path == path
+        assert [run.seed for run in store.runs()] == [7]
+    empty = open_for_recording(path.with_name("new.jsonl"), HEADER, keep=True)
+    with closing(empty):
+        assert (empty.base, empty.runs(), empty.model_names()) == (None, [], [])
+        assert (dict(empty.calls()), set(empty.ids()), empty.binding("tiny")) == ({}, set(), None)
+
+
+def test_a_call_may_be_replaced_where_no_other_run_would_lose_it(path: Path) -> None:
+    record(path, TinyModel(), "a")
+    (call_id,) = read_cassette(path).calls
+    run_id = make_run({}).id
+    for known, may in ((run_id, True), (("test", 8, 1, 2), False), (None, False)):
+        with closing(open_for_recording(path, HEADER, keep=True, run_id=known)) as store:
+            assert store.may_replace(call_id) is may
+            assert store.may_replace(("nobody", call_id[1], 0))
+    # Of two runs that use it, one would.
+    record(path, TinyModel(), mode=Mode.AUTO, seed=8)
+    cassette = read_cassette(path)
+    both = [replace(run, calls=frozenset({call_id})) for run in cassette.runs]
+    write_cassette(replace(cassette, runs=both), path)
+    assert len(both) == 2
+    with closing(open_for_recording(path, HEADER, keep=True, run_id=run_id)) as store:
+        assert not store.may_replace(call_id)
+    # Of none, nobody knows whose it is.
+    write_cassette(replace(cassette, runs=[]), path)
+    with closing(open_for_recording(path, HEADER, keep=True, run_id=run_id)) as store:
+        assert not store.may_replace(call_id)
+
+
+def test_an_answer_after_the_end_is_refused_and_a_second_end_too(path: Path) -> None:
+    store = open_for_recording(path, HEADER, keep=False)
+    session = Session(mode=Mode.RECORD, header=HEADER, store=store, run_seed=7)
+    ask(session, TinyModel(), "a")
+    (call,) = store.calls().values()
+    store.finish(used=session.ledger.used, run=None, keep=False)
+    with pytest.raises(CassetteAccessError) as caught:
+        store.stage(call, make_binding(), make_environment())
+    assert str(caught.value) == (
+        f"the recording of {path} has ended, and this answer came after it: wait for every answer "
+        "inside the block"
+    )
+    with pytest.raises(RuntimeError, match="or has ended"):
+        store.finish(used=[], run=None, keep=False)
+    store.close()
+    replay = open_for_replay(path)
+    with pytest.raises(RuntimeError, match="opened for replay"):
+        replay.stage(call, make_binding(), make_environment())
+    with pytest.raises(RuntimeError, match="opened for replay"):
+        replay.finish(used=[], run=None, keep=False)
+    replay.close()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_without_a_run_what_was_there_is_kept_only_by_auto(keep: bool, path: Path) -> None:
+    record(path, TinyModel(), "a")
+    with closing(open_for_recording(path, HEADER, keep=keep)) as store:
+        mode = Mode.AUTO if keep else Mode.RECORD
+        session = Session(mode=mode, header=HEADER, store=store, run_seed=7)
+        ask(session, TinyModel(), "b")
+        changes = store.finish(used=session.ledger.used, run=None, keep=keep)
+    assert (len(changes.added), len(changes.dropped)) == (1, 0 if keep else 1)
+    found = read_cassette(path)
+    assert len(found.calls) == (2 if keep else 1)
+    assert len(found.runs) == (1 if keep else 0)
+
+
+# --- Witnesses and runs that come later.
+
+
+def test_a_witness_is_added_to_those_that_are_known(path: Path) -> None:
+    record(path, TinyModel(), "a", "b")
+    ids = list(read_cassette(path).calls)
+    there = make_environment("there")
+    for seen, known in (([ids[0]], {ids[0]}), ([ids[1]], {*ids}), ([], {*ids}), (ids, {*ids})):
+        open_for_replay(path).add_witness(there, seen)
+        found = read_cassette(path)
+        assert found.witnesses == {there.sha256: known}
+        assert found.envs[there.sha256] == there
+        assert [run.seed for run in found.runs] == [7]
+
+
+def test_a_witness_of_what_is_not_there_or_of_itself_is_refused(path: Path) -> None:
+    record(path, TinyModel(), "a", "b")
+    before = path.read_bytes()
+    store = open_for_replay(path)
+    scope, asked, n = next(iter(store.ids()))
+    where = f"repeat {n} of {asked[:16]}… in {scope}"
+    there = make_environment("there")
+    with pytest.raises(CassetteAccessError) as caught:
+        store.add_witness(make_environment(), store.ids())
+    assert str(caught.value).startswith(
+        f"{path} was recorded in this environment, which is no witness of its own call (repeat 0 of"
+    )
+    with pytest.raises(CassetteAccessError) as caught:
+        store.add_witness(there, [(scope, asked, 5)])
+    gone = "has no such call, or another one by now ({}); verify it again"
+    assert str(caught.value) == f"{path} {gone.format(where.replace('repeat 0', 'repeat 5'))}"
+    assert path.read_bytes() == before
+    record(path, TinyModel(wording="new"), "a", "b")
+    with pytest.raises(CassetteAccessError) as caught:
+        store.add_witness(there, [(scope, asked, n)])
+    assert str(caught.value) == f"{path} {gone.format(where)}"
+    assert there.sha256 not in read_cassette(path).witnesses
+
+
+def test_where_there_is_no_cassette_there_is_nothing_to_add_to(path: Path) -> None:
+    with closing(open_for_recording(path, HEADER, keep=True)) as store:
+        with pytest.raises(RuntimeError, match="no cassette to add a witness to"):
+            store.add_witness(make_environment(), [])
+        with pytest.raises(RuntimeError, match="no cassette to update"):
+            store.replace_run(make_run({}))
+        assert not path.exists()
+
+
+def test_another_run_is_added_where_it_is_another(path: Path) -> None:
+    small_cassette(path)
+    store = open_for_replay(path)
+    (run,) = store.runs()
+    store.replace_run(replace(run, seed=8))
+    assert [one.seed for one in read_cassette(path).runs] == [7, 8]
 
 
 # --- Accepting new artifacts, permissions.
