@@ -1,0 +1,1 @@
+"""Mutation testing: put small faults into the package, and see whether a test notices."""

@@ -1,0 +1,241 @@
+"""Which test touches which line, and how long each takes: measured once, kept in a file."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+
+import orjson
+from coverage import CoverageData
+
+from .copies import PACKAGE, Copy
+from .forker import Job
+from .operators import Mutant
+
+FOLDER = ".mutation"
+_CONFIG = """[run]
+core = ctrace
+data_file = {folder}/data
+parallel = true
+source = {source}
+context = ${{MUTATION_CONTEXT-}}
+patch = fork, _exit
+sigterm = true
+disable_warnings = no-data-collected, module-not-measured, module-not-imported
+"""
+_TEST_LIMIT_S = 400.0
+
+
+class TestEntry(TypedDict):
+    """What is known of one test.
+
+    Attributes:
+        seconds: What it took.
+        passed: Whether it passed; a test that fails by itself shows nothing.
+        lines: Of each file, the lines that it runs: bit n of the hexadecimal number is line n.
+    """
+
+    seconds: float
+    passed: bool
+    lines: dict[str, str]
+
+
+class Touched:
+    """Tests by the lines that they run."""
+
+    def __init__(self, repository: Path) -> None:
+        """Read what was measured, if anything was.
+
+        Args:
+            repository: Root of the repository.
+        """
+        self._repository = repository
+        self._path = repository / FOLDER / "touched.json"
+        self.tests: dict[str, TestEntry] = {}
+        self._digests: dict[str, str] = {}
+        if self._path.exists():
+            read = orjson.loads(self._path.read_bytes())
+            self.tests, self._digests = read["tests"], read["digests"]
+        self._by_file: dict[str, dict[str, int]] = {}
+        self._modules: dict[str, _Module] = {}
+
+    def measure(self, copy: Copy, test_file: str) -> tuple[int, int]:
+        """Run one file of tests, and keep what they touch; how many there are, and how many fail."""
+        folder = copy.new_folder()
+        copy.coverage.write_text(_CONFIG.format(folder=folder, source=copy.root / PACKAGE))
+        (copy.coverage.parent / "context").write_text("")
+        job = Job(
+            files=[test_file],
+            tests=[],
+            limits_s={},
+            limit_s=_TEST_LIMIT_S,
+            stops=False,
+            folder=str(folder),
+            coverage=str(copy.coverage),
+        )
+        result = copy.run(job)
+        copy.coverage.unlink()
+        if "" in result["failed"] or not result["seconds"]:
+            raise RuntimeError(f"{test_file}:\n{(folder / 'output').read_text()[-4000:]}")
+        lines = _lines_by_context(folder, copy.root)
+        for name in [name for name in self.tests if name.partition("::")[0] == test_file]:
+            del self.tests[name]
+        for name, seconds in result["seconds"].items():
+            own = defaultdict(int, lines.get(name, {}))
+            for fixture in result["fixtures"].get(name, []):
+                for file, mask in lines.get(fixture, {}).items():
+                    own[file] |= mask
+            self.tests[name] = TestEntry(
+                seconds=round(seconds, 4),
+                passed=name not in result["failed"],
+                lines={file: f"{mask:x}" for file, mask in own.items()},
+            )
+        return len(result["seconds"]), len(result["failed"])
+
+    def save(self) -> None:
+        """Write what is known, with digests of the files that it is about."""
+        for file in package_files(self._repository):
+            self._digests[file] = _digest(self._repository / file)
+        self._path.parent.mkdir(exist_ok=True)
+        written = self._path.with_suffix(".new")
+        written.write_bytes(orjson.dumps({"digests": self._digests, "tests": self.tests}))
+        written.replace(self._path)
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests that touch a fault, fastest first.
+
+        What runs when a module is imported is touched by whoever uses the name that it defines.
+        """
+        module = self._module(mutant.file)
+        wanted = _mask(range(mutant.lines[0], mutant.lines[1] + 1))
+        found: set[str] = set()
+        if self._digests.get(mutant.file) != module.digest:
+            wanted = module.in_functions  # lines have moved since: take whoever touches the file
+        if wanted & module.in_functions:
+            found.update(self._touching(mutant.file, wanted))
+        else:
+            found.update(self._users(mutant.file, mutant.line))
+        return sorted(found, key=lambda name: (self.tests[name]["seconds"], name))
+
+    def _touching(self, file: str, wanted: int) -> Iterator[str]:
+        if file not in self._by_file:
+            self._by_file[file] = {
+                name: int(entry["lines"][file], 16)
+                for name, entry in self.tests.items()
+                if entry["passed"] and file in entry["lines"]
+            }
+        return (name for name, mask in self._by_file[file].items() if mask & wanted)
+
+    def _users(self, file: str, line: int) -> Iterator[str]:
+        """Tests of the functions that mention what a line outside of functions defines."""
+        waiting, seen = [(file, self._module(file).name_at(line))], set()
+        found = False
+        while waiting:
+            where, name = waiting.pop()
+            if (where, name) in seen or not name:
+                continue
+            seen.add((where, name))
+            for other in package_files(self._repository):
+                if other != where and name.startswith("_"):
+                    continue
+                module = self._module(other)
+                mask, names = module.mentions(name)
+                found = found or bool(mask)
+                yield from self._touching(other, mask)
+                waiting += [(other, own) for own in names if len(seen) < 12]
+        if not found:
+            yield from self._touching(file, self._module(file).in_functions)
+
+    def _module(self, file: str) -> _Module:
+        if file not in self._modules:
+            self._modules[file] = _Module((self._repository / file).read_bytes())
+        return self._modules[file]
+
+
+class _Module:
+    """What is to be known of a module's text."""
+
+    def __init__(self, source: bytes) -> None:
+        self.digest = hashlib.sha256(source).hexdigest()
+        self._lines = source.decode().splitlines()
+        self._tree = ast.parse(source)
+        self._functions = [
+            (node.lineno, node.body[0].lineno, node.end_lineno or node.lineno)
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        self.in_functions = 0
+        for _, first, last in self._functions:
+            self.in_functions |= _mask(range(first, last + 1))
+
+    def name_at(self, line: int) -> str:
+        """What the statement at the top of the module that has a line defines."""
+        for node in self._tree.body:
+            if node.lineno <= line <= (node.end_lineno or node.lineno):
+                return _defined(node)
+        return ""
+
+    def mentions(self, name: str) -> tuple[int, list[str]]:
+        """Lines of the functions that mention a name, and what else at the top mentions it."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        lines = [number for number, text in enumerate(self._lines, 1) if word.search(text)]
+        mask = 0
+        for start, first, last in self._functions:
+            if any(start <= line <= last for line in lines):
+                mask |= _mask(range(first, last + 1))
+        names = []
+        for node in self._tree.body:
+            end = node.end_lineno or node.lineno
+            if any(node.lineno <= line <= end for line in lines):
+                own = _defined(node)
+                if isinstance(node, ast.ClassDef) and own == name:
+                    for start, first, last in self._functions:
+                        if node.lineno <= start <= end:
+                            mask |= _mask(range(first, last + 1))
+                elif own and own != name and not isinstance(node, ast.FunctionDef):
+                    names.append(own)
+        return mask, names
+
+
+def package_files(repository: Path) -> list[str]:
+    """Every module of the package, by its path from the root."""
+    return sorted(
+        path.relative_to(repository).as_posix() for path in (repository / PACKAGE).rglob("*.py")
+    )
+
+
+def _defined(node: ast.stmt) -> str:
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+    return ""
+
+
+def _mask(lines: range) -> int:
+    return sum(1 << line for line in lines)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _lines_by_context(folder: Path, root: Path) -> dict[str, dict[str, int]]:
+    """Of each context, each file's lines."""
+    found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for path in folder.glob("data.*"):
+        data = CoverageData(str(path))
+        data.read()
+        for measured in data.measured_files():
+            file = Path(measured).relative_to(root).as_posix()
+            for line, contexts in data.contexts_by_lineno(measured).items():
+                for context in contexts:
+                    found[context][file] |= 1 << line
+        data.close()
+    return found
