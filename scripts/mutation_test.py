@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-
 from mutation.copies import Copy
 from mutation.equivalent import read_equivalents
-from mutation.operators import mutants_of
+from mutation.mutants import mutants_of
 from mutation.report import as_json, survivor, table
 from mutation.rooms import ROOMS, room_of, unused_patterns
-from mutation.touched import Touched, package_files
+from mutation.touched import Touched, measure, package_files
 from mutation.trying import Outcome, changed_lines, draw, try_mutant
 
 _Item = TypeVar("_Item")
@@ -61,22 +60,24 @@ def map_tests(paths: tuple[str, ...], workers: int, repo: Path) -> None:
     if not paths:
         touched.tests.clear()
 
-    def measure(copy: Copy, file: str) -> None:
+    def measure_one(copy: Copy, file: str) -> None:
         nonlocal done
         started = time.monotonic()
         try:
-            count, failed = touched.measure(copy, file)
+            entries = measure(copy, file)
         except RuntimeError as error:
             click.echo(f"{error}\n{file} cannot be run, and is left out", err=True)
             return
+        took_s = time.monotonic() - started
+        failed = sum(not entry["passed"] for entry in entries.values())
+        ill = f", {failed} fail by themselves and are left out" if failed else ""
         with lock:
             done += 1
+            touched.replace(file, entries)
             touched.save()
-            ill = f", {failed} fail by themselves and are left out" if failed else ""
-            took = time.monotonic() - started
-            click.echo(f"{done}/{len(files)} {file}: {count} tests, {took:.0f} s{ill}")
+            click.echo(f"{done}/{len(files)} {file}: {len(entries)} tests, {took_s:.0f} s{ill}")
 
-    _in_copies(repo, files, measure, workers=workers)
+    _in_copies(repo, files, measure_one, workers=workers)
     click.echo(f"{len(touched.tests)} tests in {repo / '.mutation'}")
 
 
@@ -110,6 +111,12 @@ def run_mutants(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     drawn = draw(repo, rooms or tuple(ROOMS), count=count, seed=seed, lines=lines)
+    stale = {mutant.file for mutant in drawn if touched.is_stale(mutant.file)}
+    if stale:
+        click.echo(
+            f"{len(stale)} files have changed since `map` ran; tests are chosen by file there",
+            err=True,
+        )
     outcomes: list[Outcome] = []
 
     def try_one(copy: Copy, number: int) -> None:
@@ -117,17 +124,17 @@ def run_mutants(
         outcome = try_mutant(drawn[number], copy, touched, equivalents, budget_s=budget_s)
         outcomes.append(outcome)
         mutant = outcome.mutant
-        took = time.monotonic() - started
+        took_s = time.monotonic() - started
         by = f" by {outcome.test}" if outcome.test else ""
         click.echo(
             f"{len(outcomes)}/{len(drawn)} {mutant.file}:{mutant.line} {mutant.operator}: "
-            f"{outcome.status}{by} ({took:.1f} s)"
+            f"{outcome.status}{by} ({took_s:.1f} s)"
         )
 
     started = time.monotonic()
     _in_copies(repo, range(len(drawn)), try_one, workers=workers)
-    took = time.monotonic() - started
-    click.echo(f"\n{len(drawn)} mutants in {took:.0f} s, seed {seed}\n")
+    took_s = time.monotonic() - started
+    click.echo(f"\n{len(drawn)} mutants in {took_s:.0f} s, seed {seed}\n")
     for line in table(outcomes):
         click.echo(line)
     for outcome in outcomes:
@@ -146,11 +153,7 @@ def check(repo: Path) -> None:
     repo = repo.resolve()
     files = package_files(repo)
     wrong = [f"no file fits the pattern {pattern}" for pattern in unused_patterns(files)]
-    for file in files:
-        try:
-            room_of(file)
-        except ValueError as error:
-            wrong.append(str(error))
+    wrong += filter(None, map(_why_no_room, files))
     for entry in read_equivalents():
         path = repo / entry.file
         found = mutants_of(path.read_bytes(), entry.file) if path.exists() else []
@@ -195,6 +198,14 @@ def _in_copies(
             thread.join()
     if errors:
         raise errors[0]
+
+
+def _why_no_room(file: str) -> str:
+    try:
+        room_of(file)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _test_files(repository: Path, paths: Sequence[str]) -> list[str]:

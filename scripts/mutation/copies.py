@@ -42,13 +42,18 @@ class Copy:
     """A copy of the repository, and a process in it that runs tests."""
 
     def __init__(self, repository: Path, folder: Path) -> None:
-        """Args:
-        repository: What is copied: what git tracks or would track.
-        folder: Where to; is created.
+        """Make the copy, and start the process.
+
+        Args:
+            repository: What is copied: what git tracks or would track.
+            folder: Where to; is created.
+
+        Raises:
+            RuntimeError: What tests would import is not the copy.
         """
         self.folder = folder
         self.root = folder / "tree"
-        self.coverage = folder / "venv" / "coveragerc"
+        self.environment = folder / "venv"
         self._jobs = 0
         _copy_tree(repository, self.root)
         self._make_environment(repository)
@@ -95,7 +100,7 @@ class Copy:
         return stdin, stdout
 
     def _make_environment(self, repository: Path) -> None:
-        environment = self.folder / "venv"
+        environment = self.environment
         venv.EnvBuilder(symlinks=True).create(environment)
         site = next((environment / "lib").glob("python*/site-packages"))
         others = [entry for entry in sys.path if Path(entry).name == "site-packages"]
@@ -122,7 +127,7 @@ class Copy:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [self.folder / "venv" / "bin" / "python", "-m", "mutation_forker"],
+            [self.environment / "bin" / "python", "-m", "mutation_forker"],
             cwd=self.root,
             env=_environment(),
             stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .operators import Mutant
+from .mutants import Mutant
 
 PATH = Path(__file__).with_name("equivalent.yaml")
 

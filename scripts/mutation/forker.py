@@ -1,4 +1,4 @@
-"""Runs tests in a copy of the tree: one process a job, forked where that is safe.
+"""Runs tests in a copy of the tree: one process a job, which has what is slow to import already.
 
 This file is put beside the copy's packages and started as ``python -m mutation_forker``: it reads
 a job a line from its input, and writes the result a line. What tests import from elsewhere is
@@ -8,25 +8,35 @@ imported once, here; the package under test never is, as each job has another fa
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
-import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
+import orjson
 import psutil
 import pytest
 
 _PRELOADED = (
-    "click hypothesis openai httpx2 numpy orjson rich yaml starlette.applications uvicorn swarm "
-    "pandas matplotlib pyarrow scipy.stats distributed detect_secrets gguf diskcache trio anyio "
-    "zstandard rocrate jsonschema pytest_asyncio xdist _pytest.pytester markdown_it".split()
+    *(
+        "anyio",
+        "click",
+        "detect_secrets",
+        "diskcache",
+        "distributed",
+        "gguf",
+        "httpx2",
+        "hypothesis",
+    ),
+    *("jsonschema", "markdown_it", "matplotlib", "numpy", "openai", "orjson", "pandas", "pyarrow"),
+    *("rich", "rocrate", "scipy.stats", "starlette.applications", "swarm", "trio", "uvicorn"),
+    *("yaml", "zstandard", "_pytest.pytester", "pytest_asyncio", "xdist"),
 )
 _COLLECTION_LIMIT_S = 120.0
 
@@ -57,7 +67,7 @@ class Result(TypedDict):
 
     Attributes:
         status: ``passed``, ``failed``, ``timeout``, or ``nothing`` where no test was found.
-        test: The test that failed or hung; empty if it was none, such as when a file cannot be read.
+        test: The test that failed or hung; empty if none did, as when a file cannot be read.
         seconds: What each test took.
         failed: All that failed.
         fixtures: What a test has of what lives longer than a test.
@@ -73,30 +83,33 @@ class Result(TypedDict):
 def main() -> None:
     """Run the jobs that come."""
     if sys.argv[1:]:
-        os._exit(_run_tests(json.loads(sys.argv[1]), int(sys.argv[2])))
-    forks = sys.platform != "darwin"  # Apple's libraries do not survive a fork
-    if forks:
+        os._exit(_run_tests(orjson.loads(sys.argv[1]), int(sys.argv[2])))
+    is_preloaded = sys.platform != "darwin"  # Apple's libraries do not survive a fork
+    if is_preloaded:
         for name in _PRELOADED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-    sys.stdout.write("ready\n")
+        gc.freeze()  # what is never looked at again is shared with the children
+    sys.stdout.buffer.write(b"ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_run(json.loads(line), forks=forks)) + "\n")
+        sys.stdout.buffer.write(
+            orjson.dumps(_run(orjson.loads(line), is_preloaded=is_preloaded)) + b"\n"
+        )
         sys.stdout.flush()
 
 
-def _run(job: Job, *, forks: bool) -> Result:
+def _run(job: Job, *, is_preloaded: bool) -> Result:
     reading, writing = os.pipe()
-    if forks:
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os.setsid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        os.setsid()
+        if is_preloaded:
             os._exit(_run_tests(job, writing))
-    else:
-        words = [sys.executable, "-m", "mutation_forker", json.dumps(job), str(writing)]
-        pid = subprocess.Popen(words, start_new_session=True, pass_fds=[writing]).pid
+        os.set_inheritable(writing, True)
+        words = ["-m", "mutation_forker", orjson.dumps(job).decode(), str(writing)]
+        os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
     os.close(writing)
     try:
         test = _watch(pid, reading, job)
@@ -108,7 +121,7 @@ def _run(job: Job, *, forks: bool) -> Result:
     path = Path(job["folder"], "result.json")
     if not path.exists():  # the fault ended the process, or pytest itself
         return Result(status="failed", test="", seconds={}, failed=[], fixtures={})
-    result: Result = json.loads(path.read_text())
+    result: Result = orjson.loads(path.read_bytes())
     return result
 
 
@@ -259,7 +272,7 @@ class _Plugin:
             failed=self._failed,
             fixtures=self._fixtures,
         )
-        Path(self._job["folder"], "result.json").write_text(json.dumps(result))
+        Path(self._job["folder"], "result.json").write_bytes(orjson.dumps(result))
 
 
 def _name_of(definition: pytest.FixtureDef[Any]) -> str:

@@ -15,7 +15,7 @@ from coverage import CoverageData
 
 from .copies import PACKAGE, Copy
 from .forker import Job
-from .operators import Mutant
+from .mutants import Mutant
 
 FOLDER = ".mutation"
 _CONFIG = """[run]
@@ -64,38 +64,11 @@ class Touched:
         self._by_file: dict[str, dict[str, int]] = {}
         self._modules: dict[str, _Module] = {}
 
-    def measure(self, copy: Copy, test_file: str) -> tuple[int, int]:
-        """Run one file of tests, and keep what they touch; how many there are, and how many fail."""
-        folder = copy.new_folder()
-        copy.coverage.write_text(_CONFIG.format(folder=folder, source=copy.root / PACKAGE))
-        (copy.coverage.parent / "context").write_text("")
-        job = Job(
-            files=[test_file],
-            tests=[],
-            limits_s={},
-            limit_s=_TEST_LIMIT_S,
-            stops=False,
-            folder=str(folder),
-            coverage=str(copy.coverage),
-        )
-        result = copy.run(job)
-        copy.coverage.unlink()
-        if "" in result["failed"] or not result["seconds"]:
-            raise RuntimeError(f"{test_file}:\n{(folder / 'output').read_text()[-4000:]}")
-        lines = _lines_by_context(folder, copy.root)
+    def replace(self, test_file: str, entries: dict[str, TestEntry]) -> None:
+        """Keep what the tests of a file touch, in place of what was known of that file."""
         for name in [name for name in self.tests if name.partition("::")[0] == test_file]:
             del self.tests[name]
-        for name, seconds in result["seconds"].items():
-            own = defaultdict(int, lines.get(name, {}))
-            for fixture in result["fixtures"].get(name, []):
-                for file, mask in lines.get(fixture, {}).items():
-                    own[file] |= mask
-            self.tests[name] = TestEntry(
-                seconds=round(seconds, 4),
-                passed=name not in result["failed"],
-                lines={file: f"{mask:x}" for file, mask in own.items()},
-            )
-        return len(result["seconds"]), len(result["failed"])
+        self.tests.update(entries)
 
     def save(self) -> None:
         """Write what is known, with digests of the files that it is about."""
@@ -114,13 +87,17 @@ class Touched:
         module = self._module(mutant.file)
         wanted = _mask(range(mutant.lines[0], mutant.lines[1] + 1))
         found: set[str] = set()
-        if self._digests.get(mutant.file) != module.digest:
+        if self.is_stale(mutant.file):
             wanted = module.in_functions  # lines have moved since: take whoever touches the file
         if wanted & module.in_functions:
             found.update(self._touching(mutant.file, wanted))
         else:
             found.update(self._users(mutant.file, mutant.line))
         return sorted(found, key=lambda name: (self.tests[name]["seconds"], name))
+
+    def is_stale(self, file: str) -> bool:
+        """Whether a file is not the one that the tests were measured with."""
+        return self._digests.get(file) != self._module(file).digest
 
     def _touching(self, file: str, wanted: int) -> Iterator[str]:
         if file not in self._by_file:
@@ -155,6 +132,45 @@ class Touched:
         if file not in self._modules:
             self._modules[file] = _Module((self._repository / file).read_bytes())
         return self._modules[file]
+
+
+def measure(copy: Copy, test_file: str) -> dict[str, TestEntry]:
+    """Run one file of tests, and see what each touches.
+
+    Raises:
+        RuntimeError: It cannot be run; the message ends with pytest's.
+    """
+    folder = copy.new_folder()
+    config = copy.environment / "coveragerc"
+    config.write_text(_CONFIG.format(folder=folder, source=copy.root / PACKAGE))
+    (copy.environment / "context").write_text("")
+    job = Job(
+        files=[test_file],
+        tests=[],
+        limits_s={},
+        limit_s=_TEST_LIMIT_S,
+        stops=False,
+        folder=str(folder),
+        coverage=str(config),
+    )
+    result = copy.run(job)
+    config.unlink()
+    if "" in result["failed"] or not result["seconds"]:
+        output = (folder / "output").read_text(errors="replace")
+        raise RuntimeError(f"{test_file}: {result['status']} {result['test']}\n{output[-4000:]}")
+    lines = _lines_by_context(folder, copy.root)
+    entries = {}
+    for name, seconds in result["seconds"].items():
+        own = defaultdict(int, lines.get(name, {}))
+        for fixture in result["fixtures"].get(name, []):
+            for file, mask in lines.get(fixture, {}).items():
+                own[file] |= mask
+        entries[name] = TestEntry(
+            seconds=round(seconds, 4),
+            passed=name not in result["failed"],
+            lines={file: f"{mask:x}" for file, mask in own.items()},
+        )
+    return entries
 
 
 class _Module:

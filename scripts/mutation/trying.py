@@ -6,12 +6,13 @@ import random
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 
 from .copies import Copy
 from .equivalent import Equivalent
 from .forker import Job
-from .operators import Mutant, mutants_of, parses
+from .mutants import Mutant, mutants_of, parses
 from .rooms import room_of
 from .touched import Touched, package_files
 
@@ -74,11 +75,11 @@ def draw(
                 for mutant in mutants_of((repository / file).read_bytes(), file)
                 if lines is None or mutant.line in lines[file]
             ]
-    drawn = []
+    drawn: list[Mutant] = []
     for room, mutants in by_room.items():
         random.Random(f"{seed} {room}").shuffle(mutants)  # noqa: S311
         valid = (one for one in mutants if parses(one.apply((repository / one.file).read_bytes())))
-        drawn += [mutant for mutant, _ in zip(valid, range(count), strict=False)]
+        drawn += islice(valid, count)
     return drawn
 
 
@@ -137,7 +138,7 @@ def try_mutant(
     path.write_bytes(mutant.apply(source))
     try:
         spent_s, ran = 0.0, 0
-        for least_s, most_s in zip(_STEPS_S, _STEPS_S[1:], strict=False):
+        for least_s, most_s in pairwise(_STEPS_S):
             step = []
             for name in tests:
                 seconds = touched.tests[name]["seconds"]
