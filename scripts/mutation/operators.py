@@ -46,10 +46,10 @@ _MESSAGE_CALLS = frozenset(
     )
 )
 _MESSAGE_KEYWORDS = frozenset({"help", "message", "metavar", "epilog", "short_help", "description"})
-# What these are given is for a type checker, or says the same the other way round.
 _TYPING_CALLS = frozenset({"TypeVar", "ParamSpec", "NewType", "NamedTuple", "TypedDict"})
+# The other way round they say the same, or nobody gets past the first try.
 _SYMMETRIC_CALLS = frozenset({"min", "max", "isinstance", "issubclass", "cast"})
-_COMMA = re.compile(rb"\s*,?")
+_COMMA = re.compile(rb"\s*,?[ \t]*")
 _NEVER = "()"  # `except ():` is valid, and handles nothing
 
 
@@ -115,6 +115,8 @@ class Operators:
             yield "delete statement", start, end, "pass"
 
     def _expression(self, root: ast.expr, *, is_message: bool = False) -> Iterator[Change]:
+        if _is_type(root):
+            return
         start, end = self._source.span(root)
         match root:
             case ast.Constant(value=bool() as value):
@@ -156,8 +158,6 @@ class Operators:
                         yield "slice bound + 1", at, to, f"({self._source.text(bound)}) + 1"
                         yield "slice bound - 1", at, to, f"({self._source.text(bound)}) - 1"
             case ast.Call(args=arguments):
-                if _called(root) in _TYPING_CALLS:
-                    return
                 yield from self._call(root, arguments)
         if not is_message:
             yield from self._text_constants(root)
@@ -206,7 +206,7 @@ class Operators:
         match node:
             case ast.Compare(left=left, comparators=comparators):
                 candidates = [left, *comparators]
-            case ast.Subscript(value=value, slice=key) if not _is_literal(value):
+            case ast.Subscript(slice=key):
                 candidates = [key]
             case ast.Dict(keys=keys, values=values):
                 candidates = [*keys, *values]
@@ -302,9 +302,12 @@ def _is_message(node: ast.expr) -> bool:
     return name in _MESSAGE_CALLS or name.endswith("Error")
 
 
-def _is_literal(node: ast.expr) -> bool:
-    """Whether a subscript of this is a type."""
-    return isinstance(node, ast.Name) and node.id in ("Literal", "Annotated")
+def _is_type(node: ast.expr) -> bool:
+    """Whether only a type checker reads what is in it."""
+    match node:
+        case ast.Subscript(value=ast.Name(id="Literal" | "Annotated")):
+            return True
+    return _called(node) in _TYPING_CALLS
 
 
 def _is_none(node: ast.expr) -> bool:

@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import orjson
 from coverage import CoverageData
+from coverage.exceptions import DataError
 
 from .copies import PACKAGE, Copy
 from .forker import Job
@@ -45,6 +46,13 @@ class TestEntry(TypedDict):
     lines: dict[str, str]
 
 
+class FileEntry(TypedDict):
+    """A module as it was when tests were measured: its digest, and the lines in its functions."""
+
+    sha256: str
+    functions: str
+
+
 class Touched:
     """Tests by the lines that they run."""
 
@@ -57,10 +65,10 @@ class Touched:
         self._repository = repository
         self._path = repository / FOLDER / "touched.json"
         self.tests: dict[str, TestEntry] = {}
-        self._digests: dict[str, str] = {}
+        self._files: dict[str, FileEntry] = {}
         if self._path.exists():
             read = orjson.loads(self._path.read_bytes())
-            self.tests, self._digests = read["tests"], read["digests"]
+            self.tests, self._files = read["tests"], read["files"]
         self._by_file: dict[str, dict[str, int]] = {}
         self._modules: dict[str, _Module] = {}
 
@@ -71,12 +79,15 @@ class Touched:
         self.tests.update(entries)
 
     def save(self) -> None:
-        """Write what is known, with digests of the files that it is about."""
+        """Write what is known, with what the modules were then."""
         for file in package_files(self._repository):
-            self._digests[file] = _digest(self._repository / file)
+            module = self._module(file)
+            self._files[file] = FileEntry(
+                sha256=module.digest, functions=f"{module.in_functions:x}"
+            )
         self._path.parent.mkdir(exist_ok=True)
         written = self._path.with_suffix(".new")
-        written.write_bytes(orjson.dumps({"digests": self._digests, "tests": self.tests}))
+        written.write_bytes(orjson.dumps({"files": self._files, "tests": self.tests}))
         written.replace(self._path)
 
     def tests_of(self, mutant: Mutant) -> list[str]:
@@ -87,9 +98,10 @@ class Touched:
         module = self._module(mutant.file)
         wanted = _mask(range(mutant.lines[0], mutant.lines[1] + 1))
         found: set[str] = set()
-        if self.is_stale(mutant.file):
-            wanted = module.in_functions  # lines have moved since: take whoever touches the file
-        if wanted & module.in_functions:
+        if self.is_stale(mutant.file):  # lines have moved since: take whoever touches the file
+            known = self._files.get(mutant.file)
+            found.update(self._touching(mutant.file, int(known["functions"], 16) if known else 0))
+        elif wanted & module.in_functions:
             found.update(self._touching(mutant.file, wanted))
         else:
             found.update(self._users(mutant.file, mutant.line))
@@ -97,7 +109,8 @@ class Touched:
 
     def is_stale(self, file: str) -> bool:
         """Whether a file is not the one that the tests were measured with."""
-        return self._digests.get(file) != self._module(file).digest
+        known = self._files.get(file)
+        return known is None or known["sha256"] != self._module(file).digest
 
     def _touching(self, file: str, wanted: int) -> Iterator[str]:
         if file not in self._by_file:
@@ -238,16 +251,15 @@ def _mask(lines: range) -> int:
     return sum(1 << line for line in lines)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _lines_by_context(folder: Path, root: Path) -> dict[str, dict[str, int]]:
     """Of each context, each file's lines."""
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for path in folder.glob("data.*"):
         data = CoverageData(str(path))
-        data.read()
+        try:
+            data.read()
+        except DataError:
+            continue  # of a process that was ended while it wrote this
         for measured in data.measured_files():
             file = Path(measured).relative_to(root).as_posix()
             for line, contexts in data.contexts_by_lineno(measured).items():
