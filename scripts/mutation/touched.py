@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import re
 from collections import defaultdict
@@ -256,14 +257,12 @@ def _lines_by_context(folder: Path, root: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for path in folder.glob("data.*"):
         data = CoverageData(str(path))
-        try:
+        with contextlib.suppress(DataError):  # of a process that was ended while it wrote this
             data.read()
-        except DataError:
-            continue  # of a process that was ended while it wrote this
-        for measured in data.measured_files():
-            file = Path(measured).relative_to(root).as_posix()
-            for line, contexts in data.contexts_by_lineno(measured).items():
-                for context in contexts:
-                    found[context][file] |= 1 << line
+            for measured in data.measured_files():
+                file = Path(measured).relative_to(root).as_posix()
+                for line, contexts in data.contexts_by_lineno(measured).items():
+                    for context in contexts:
+                        found[context][file] |= 1 << line
         data.close()
     return found
