@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,7 +25,7 @@ import click
 from mutation.copies import Copy
 from mutation.equivalent import read_equivalents
 from mutation.mutants import mutants_of
-from mutation.report import as_json, survivor, table
+from mutation.report import as_json, progress, report
 from mutation.rooms import ROOMS, room_of, unused_patterns
 from mutation.touched import Touched, measure, package_files
 from mutation.trying import Outcome, changed_lines, draw, try_mutant
@@ -44,6 +46,7 @@ _workers = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Put small faults into the package, and see whether a test notices."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command("map")
@@ -117,31 +120,22 @@ def run_mutants(
             f"{len(stale)} files have changed since `map` ran; tests are chosen by file there",
             err=True,
         )
-    outcomes: list[Outcome] = []
+    found: dict[int, Outcome] = {}
 
     def try_one(copy: Copy, number: int) -> None:
         started = time.monotonic()
         outcome = try_mutant(drawn[number], copy, touched, equivalents, budget_s=budget_s)
-        outcomes.append(outcome)
-        mutant = outcome.mutant
+        found[number] = outcome
         took_s = time.monotonic() - started
-        by = f" by {outcome.test}" if outcome.test else ""
-        click.echo(
-            f"{len(outcomes)}/{len(drawn)} {mutant.file}:{mutant.line} {mutant.operator}: "
-            f"{outcome.status}{by} ({took_s:.1f} s)"
-        )
+        click.echo(f"{len(found)}/{len(drawn)} {progress(outcome)} ({took_s:.1f} s)")
 
     started = time.monotonic()
     _in_copies(repo, range(len(drawn)), try_one, workers=workers)
     took_s = time.monotonic() - started
+    outcomes = [found[number] for number in sorted(found)]
     click.echo(f"\n{len(drawn)} mutants in {took_s:.0f} s, seed {seed}\n")
-    for line in table(outcomes):
+    for line in report(outcomes):
         click.echo(line)
-    for outcome in outcomes:
-        if outcome.status in ("survived", "untouched"):
-            click.echo("")
-            for line in survivor(outcome):
-                click.echo(line)
     if json_path is not None:
         json_path.write_bytes(as_json(outcomes))
 
@@ -176,10 +170,12 @@ def _in_copies(
     for item in items:
         waiting.put(item)
     errors: list[BaseException] = []
+    copies: list[Copy] = []
 
     def take(folder: Path) -> None:
         try:
             with Copy(repository, folder) as copy:
+                copies.append(copy)
                 while not errors:
                     work(copy, waiting.get_nowait())
         except queue.Empty:
@@ -194,8 +190,13 @@ def _in_copies(
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C, or a signal
+            for copy in copies:
+                copy.end()
+            raise
     if errors:
         raise errors[0]
 

@@ -74,16 +74,30 @@ class Copy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def end(self) -> None:
+        """End the process, and the tests that it runs."""
+        self._process.terminate()
+        self._process.wait()
+
     def run(self, job: Job) -> Result:
-        """Run tests, and wait for their end. The job's folder is `new_folder`'s."""
+        """Run tests, and wait for their end.
+
+        Args:
+            job: What to run; its folder is one of `new_folder`.
+
+        Raises:
+            RuntimeError: The process that runs the tests has ended.
+        """
         stdin, stdout = self._pipes()
         stdin.write(orjson.dumps(job) + b"\n")
         stdin.flush()
-        return cast("Result", orjson.loads(stdout.readline()))
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError("the process that runs the tests has ended")
+        return cast("Result", orjson.loads(line))
 
     def new_folder(self) -> Path:
         """A folder for one job; the folder of the one before is removed."""

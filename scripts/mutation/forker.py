@@ -84,6 +84,7 @@ def main() -> None:
     """Run the jobs that come."""
     if sys.argv[1:]:
         os._exit(_run_tests(orjson.loads(sys.argv[1]), int(sys.argv[2])))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # what runs is ended with it
     is_preloaded = sys.platform != "darwin"  # Apple's libraries do not survive a fork
     if is_preloaded:
         for name in _PRELOADED:
@@ -105,6 +106,7 @@ def _run(job: Job, *, is_preloaded: bool) -> Result:
     if pid == 0:
         os.close(reading)
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if is_preloaded:
             os._exit(_run_tests(job, writing))
         os.set_inheritable(writing, True)

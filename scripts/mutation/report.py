@@ -26,6 +26,24 @@ def wilson(killed: int, tried: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def progress(outcome: Outcome) -> str:
+    """One line about a mutant that has just been tried."""
+    mutant = outcome.mutant
+    by = f" by {outcome.test}" if outcome.test else ""
+    if outcome.is_killed and not by:
+        by = ": its tests cannot be read, or end the process"
+    return f"{mutant.file}:{mutant.line} {mutant.operator}: {outcome.status}{by}"
+
+
+def report(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Lines of the table, and of each survivor."""
+    yield from table(outcomes)
+    for outcome in outcomes:
+        if outcome.status in ("survived", "untouched"):
+            yield ""
+            yield from survivor(outcome)
+
+
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Lines of a table with a row a room, and one for all."""
     yield "room                 drawn killed (timeout) survived (untouched) equivalent  share  95 %"
