@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 # Time on a shared machine says nothing about correctness.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+
+#: For tests with a real model: the longest, a page whose commands record, takes some ten minutes.
+_SLOW_TIMEOUT_S = 2400
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, unless ``-m`` names them: they fetch a model."""
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    if not re.search(r"\bslow\b", config.option.markexpr):
+        items[:] = [item for item in items if item not in set(slow)]
+        config.hook.pytest_deselected(items=slow)
+    for item in slow:
+        item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S), append=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
