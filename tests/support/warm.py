@@ -186,7 +186,8 @@ def become(order: Mapping[str, Any]) -> None:
         os.dup2(opened, number)
     os.chdir(order["cwd"])
     os.environ.clear()
-    os.environ.update(order["environment"])
+    # As a command that runs simulations has it, once it has started itself again.
+    os.environ.update({**order["environment"], "PYTHONHASHSEED": "0"})
     time.tzset()
     kind, what, *arguments = order["words"]
     sys.orig_argv = [sys.executable, *order["words"]]
