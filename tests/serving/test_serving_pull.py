@@ -640,3 +640,31 @@ def test_what_is_asked_is_the_file_as_it_is(http_server: Serve, tmp_path: Path) 
         "Range": None,
         "If-Range": None,
     }
+
+
+def test_a_server_that_is_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_SILENCE_LIMIT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(BackendUnreachableError, match=f"^cannot reach {host}: .*timed out"):
+            fetch_url(f"http://{host}/m.gguf", tmp_path / "m.gguf", sha256=SHA256)
+
+
+def test_nobody_there_is_said_in_the_systems_words(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(BackendUnreachableError) as raised:
+        fetch_url(f"http://{host}/m.gguf", tmp_path / "m.gguf", sha256=SHA256)
+    refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
+    assert str(raised.value) == f"cannot reach {host}: {refused}"
+
+
+@pytest.mark.parametrize("name", ["%07x.gguf", ".x.gguf", "x.gguf.part", "x", ""])
+def test_a_url_without_the_name_of_a_model_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        pull.pull(f"http://127.0.0.1:9/{name}", folder=tmp_path, sha256=SHA256)
+    assert str(raised.value) == (
+        f"'http://127.0.0.1:9/{name}' does not end in the name of a .gguf file"
+    )
