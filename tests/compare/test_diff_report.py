@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -579,3 +580,16 @@ def test_two_scenarios_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{one} belongs to scenario 'scenes', {other} to 'acts': compare recordings of one scenario"
     )
+
+
+def test_each_step_that_was_compared_is_told(tmp_path: Path) -> None:
+    calls = [Call("1"), Call("1", who="ben"), Call("2", at=(0, 1)), Call("3", at=(1, 0))]
+    a = record(tmp_path / "a.jsonl", calls)
+    told: list[tuple[int, int]] = []
+
+    def phase(name: str) -> Callable[[int, int], None] | None:
+        return (lambda *steps: told.append(steps)) if name == "comparing" else None
+
+    with comparing_files(a, a, phase=phase) as report:
+        assert report.identical
+    assert told == [(2, 4), (3, 4), (4, 4)]

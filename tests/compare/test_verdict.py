@@ -151,3 +151,16 @@ def test_two_empty_recordings_are_identical(tmp_path: Path) -> None:
     report = report_of(tmp_path, of(), of())
     assert report["verdict"].startswith("identical: 0 calls")
     assert (report["identical"], report["environment"], report["calls"]) == (True, [], [])
+
+
+def test_of_two_environments_that_made_as_many_calls_the_order_of_the_runs_decides_nothing(
+    tmp_path: Path,
+) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path, order in zip(paths, (("x", "y"), ("y", "x")), strict=True):
+        for cpu in order:
+            seed = 1 if cpu == "x" else 2
+            record(path, [Call(cpu, who=cpu)], seed=seed, model=environment(cpu=cpu))
+    with comparing(*paths) as found:
+        report: Report = DiffReport(found).to_json()
+    assert (report["identical"], report["environment"]) == (True, [])
