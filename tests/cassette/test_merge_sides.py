@@ -105,6 +105,17 @@ def test_with_three_sides_and_an_ancestor_the_one_that_changed_wins(
     assert (merged.calls, merged.runs) == (anew.calls, anew.runs)
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_with_four_sides_and_an_ancestor_the_one_that_changed_wins(
+    place: int, tmp_path: Path
+) -> None:
+    base = record(tmp_path / "base.jsonl", "a")
+    anew = record(tmp_path / "anew.jsonl", "a", model=FIVE)
+    sides = [anew if number == place else base for number in range(4)]
+    merged, conflicts = merge_cassettes(sides, base=base)
+    assert (conflicts, merged.calls, merged.runs) == ([], anew.calls, anew.runs)
+
+
 @pytest.mark.parametrize("order", [*permutations(range(3))])
 def test_with_three_sides_and_an_ancestor_what_one_dropped_goes(
     order: tuple[int, ...], tmp_path: Path
