@@ -17,7 +17,7 @@ import pytest
 
 from swarm_repro.cachedir import CACHE_VARIABLE
 from swarm_repro.caller import current_caller, scope
-from swarm_repro.cassette.header import Header
+from swarm_repro.cassette.header import Header, RequestRule
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import Completion
@@ -35,6 +35,7 @@ from swarm_repro.intercept.threads import in_thread, in_turn
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
 from swarm_repro.opening import open_session
+from swarm_repro.request import Request
 from swarm_repro.session import Session
 from tests.core.making import NAME, PATH, TinyModel, completion_of, small_cassette
 
@@ -681,3 +682,81 @@ def test_waiting_for_the_disk_does_not_hold_the_event_loop(path: Path) -> None:
         )
         assert threads == [False]
         assert counts(session) == {"called": 1}
+
+
+# --- Seeds and fields of the caller.
+
+
+def test_the_callers_own_seed_goes_out_with_calls_that_have_none(way: Way, path: Path) -> None:
+    model = TinyModel()
+
+    def ask_with(scoped: int | None, **fields: Any) -> None:
+        async def begin() -> PendingCall:
+            with scope("alice", seed=scoped):
+                return await session.start_async(
+                    model, endpoint="chat", model=NAME, path=PATH, body=body("x", **fields),
+                    flow=object(), in_turn=in_turn, in_thread=in_thread,
+                )  # fmt: skip
+
+        if way is WAYS["async"]:
+            call = asyncio.run(begin())
+        else:
+            with scope("alice", seed=scoped):
+                call = session.start(
+                    model, endpoint="chat", model=NAME, path=PATH, body=body("x", **fields)
+                )
+        way.settle(session, call, session.send(call, model.send), None)
+
+    with opened(path, header=Header(recorder="0.1.0", seed_policy="as-is")) as session:
+        ask_with(9)
+        ask_with(0)
+        ask_with(9, seed=5)
+        ask_with(9, seed=None)
+        ask_with(None)
+    assert [sent.body.get("seed") for sent in model.sent] == [9, 0, 5, 9, None]
+
+
+def test_fields_and_seeds_are_set_on_what_draws_and_on_nothing_else(path: Path) -> None:
+    rules = (RequestRule({}, {"top_k": 1}),)
+    header = Header(recorder="0.1.0", seed_policy="event", strict=True, requests=rules)
+    sent: list[dict[str, object]] = []
+
+    class Drawing(TinyModel):
+        def send(self, request: Request) -> Completion:
+            sent.append(dict(request.body))
+            return completion_of("fine")
+
+        def render(self, _request: Request) -> Callable[[], str | None]:
+            return lambda: None
+
+    model = Drawing()
+    with opened(path, header=header) as session, scope("alice", seed=4):
+        for endpoint, asked in (
+            ("chat", {"messages": []}),
+            ("completion", {"prompt": "x"}),
+            ("embedding", {"input": "x"}),
+        ):
+            session.call(model, endpoint=endpoint, model=NAME, path="/x", body=asked)  # type: ignore[arg-type]
+    set_fields = {"seed": 4, "cache_prompt": False, "top_k": 1}
+    assert sent == [{"messages": [], **set_fields}, {"prompt": "x", **set_fields}, {"input": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("scoped", "default", "own", "expected"),
+    [(None, 3, None, 3), (4, 3, None, 4), (4, 3, 5, 5), (0, 3, None, 0), (None, None, None, None)],
+)
+def test_a_default_seed_is_the_last_resort(
+    scoped: int | None, default: int | None, own: int | None, expected: int | None, path: Path
+) -> None:
+    model = TinyModel()
+    asked = body("x") if own is None else body("x", seed=own)
+    with (
+        opened(path, header=Header(recorder="0.1.0", seed_policy="as-is")) as session,
+        scope("alice", seed=scoped),
+    ):
+        session.call(
+            model, endpoint="chat", model=NAME, path=PATH, body=asked, default_seed=default
+        )
+    assert [sent.body.get("seed") for sent in model.sent] == [expected]
+    (call,) = read_cassette(path).calls.values()
+    assert call.prompt_sha256 is not None
