@@ -697,6 +697,32 @@ class Session:
             time.sleep(wait_s)
         return send(call.sent)
 
+    async def send_async(
+        self,
+        call: PendingCall,
+        send: Callable[[Request], Awaitable[_Sent]],
+        *,
+        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> _Sent:
+        """As ``send``, for a program with an event loop, which goes on between two tries.
+
+        Args:
+            call: The call.
+            send: Sends it.
+            in_thread: Runs what blocks beside the event loop.
+        """
+        for wait_s in _HICCUP_WAITS_S if self.trips else ():
+            try:
+                came = await send(call.sent)
+            except BackendError as error:
+                if not error.transient:
+                    raise
+            else:
+                if came.status != 503:
+                    return came
+            await in_thread(partial(time.sleep, wait_s))
+        return await send(call.sent)
+
     def _leave(self, call: PendingCall, answered: Answered | None) -> None:
         if call.leads is not None:
             key, call.leads = call.leads, None

@@ -129,7 +129,9 @@ class HttpInterceptor:
                 return exchange.response(call.answer)
             with session.failing(call):
                 digest = session.digest(call, asked["backend"].render)
-                came = await exchange.open_async(call.sent, forward)
+                came = await session.send_async(
+                    call, lambda sent: exchange.open_async(sent, forward), in_thread=in_thread
+                )
                 if may_relay(session, came):
                     return async_relay(session, call, exchange, came, digest, in_thread=in_thread)
                 completion = await exchange.read_async(came)

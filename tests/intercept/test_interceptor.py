@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -374,6 +375,74 @@ def test_a_failed_answer_under_run_ends_the_session(ask: Ask, path: Path) -> Non
                 ask(interceptor, transport)
         assert session.exit_code() is ExitCode.BACKEND
     assert len(transport.sent) == 1
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waited: list[float] = []
+    monkeypatch.setattr("swarm_repro.session.time.sleep", waited.append)
+    return waited
+
+
+HICCUPS = {
+    "refused": lambda: httpx.ConnectError("refused"),
+    "reset": lambda: httpx.ReadError("reset"),
+    "loading": whole(b'{"error":"loading"}', status=503),
+}
+
+
+@pytest.mark.parametrize("kind", HICCUPS)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_hiccup_under_run_is_tried_again_with_the_same_bytes(
+    ask: Ask, path: Path, kind: str, times: int, waits: list[float]
+) -> None:
+    hiccups = [HICCUPS[kind]() for _ in range(times)]
+    transport = Transport([*hiccups, whole()])
+    with intercepting(path, trips=True) as (session, interceptor):
+        assert ask(interceptor, transport).body == ANSWER
+        assert session.ledger.failures == {}
+        conclude(session)
+    assert waits == [0.2, 1.0, 3.0][:times]
+    assert len(transport.sent) == times + 1
+    assert len({sent.content for sent in transport.sent}) == 1
+    assert len(recorded(path)) == 1
+
+
+@pytest.mark.parametrize("kind", HICCUPS)
+def test_a_hiccup_that_lasts_ends_the_run(
+    ask: Ask, path: Path, kind: str, waits: list[float]
+) -> None:
+    transport = Transport([HICCUPS[kind]() for _ in range(5)])
+    with intercepting(path, trips=True) as (session, interceptor):
+        with pytest.raises(SessionTripped):
+            ask(interceptor, transport)
+        assert session.exit_code() is ExitCode.BACKEND
+    assert len(transport.sent) == 4
+    assert waits == [0.2, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", HICCUPS)
+def test_outside_run_a_hiccup_is_the_programs(
+    ask: Ask, path: Path, kind: str, waits: list[float]
+) -> None:
+    transport = Transport([HICCUPS[kind](), whole()])
+    with intercepting(path) as (session, interceptor):
+        with contextlib.suppress(httpx.TransportError):
+            assert ask(interceptor, transport).response.status_code == 503
+        assert len(session.ledger.failures) == 1
+        assert ask(interceptor, transport).body == ANSWER
+        conclude(session)
+    assert waits == []
+
+
+def test_under_run_a_timeout_is_no_hiccup(ask: Ask, path: Path, waits: list[float]) -> None:
+    transport = Transport([httpx.ReadTimeout("slow"), whole()])
+    with intercepting(path, trips=True) as (session, interceptor):
+        with pytest.raises(SessionTripped, match="timed out"):
+            ask(interceptor, transport)
+        assert session.exit_code() is ExitCode.BACKEND
+    assert len(transport.sent) == 1
+    assert waits == []
 
 
 @pytest.mark.parametrize(
