@@ -7,6 +7,7 @@ its model as soon as the worker is gone, whatever ended it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -52,7 +53,10 @@ def _ask(what: str, task: Task) -> dict[str, Any]:
     """
     global _child
     with _lock:
-        if _child is None or _child.poll() is not None:
+        if _child is not None and _child.poll() is not None:
+            _release(_child)
+            _child = None
+        if _child is None:
             _child = subprocess.Popen(
                 [sys.executable, "-m", "swarm_repro.study.child"],
                 env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -69,16 +73,28 @@ def _ask(what: str, task: Task) -> dict[str, Any]:
         except BrokenPipeError:
             line = b""
         if not line:
-            raise BackendError(f"the process that made {task.run.name} ended with {_child.wait()}")
+            code = _release(_child)
+            raise BackendError(f"the process that made {task.run.name} ended with {code}")
     answer: dict[str, Any] = orjson.loads(line)
     return answer
 
 
 def end_child() -> None:
     """End this worker's child, if it has one, and wait for it."""
-    if _child is not None and _child.stdin is not None:
-        _child.stdin.close()
-        _child.wait()
+    if _child is not None:
+        _release(_child)
+
+
+def _release(process: subprocess.Popen[bytes]) -> int:
+    """Let a child end, and close its pipes; its exit code."""
+    if process.stdin is not None:
+        # What a lost child did not take is in the buffer still, and goes nowhere.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    code = process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+    return code
 
 
 def task_to_json(task: Task) -> dict[str, object]:
