@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 
 from swarm_repro.errors import UsageError
 from swarm_repro.study import page
@@ -250,6 +251,11 @@ def test_a_drawing_by_setting_has_a_mark_and_its_interval_at_each_place(
     assert {label.get_rotation() for label in axes.get_xticklabels()} == {0}
     colours = [container.lines[0].get_color() for container in axes.containers]
     assert colours == ["#0072b2", "#d55e00"]
+    assert {container.lines[0].get_marker() for container in axes.containers} == {"o"}
+    caps = axes.containers[0].lines[1]
+    assert [cap.get_markersize() for cap in caps] == [8, 8], "both ends of an interval are marked"
+    assert axes.margins()[0] == 0.2
+    assert axes.figure.get_size_inches().tolist() == [5.2, 3.2]
     assert not axes.spines["top"].get_visible()
     assert not axes.spines["right"].get_visible()
     assert axes.spines["left"].get_visible()
@@ -289,3 +295,7 @@ def test_a_drawing_by_epoch_has_a_line_and_its_band_for_each_setting(drawn: list
         assert {(0.0, low), (1.0, low), (1.0, high)} <= corners
         assert len(corners) == 3
         assert band.get_alpha() == 0.15
+        assert band.get_linewidth() == [0]
+    colours = [line.get_color() for line in axes.lines]
+    assert [to_hex(band.get_facecolor()[0]) for band in axes.collections] == colours
+    assert all(tick.is_integer() for tick in axes.get_xticks()), "there are no half epochs"
