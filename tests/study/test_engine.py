@@ -148,12 +148,15 @@ def test_what_a_process_does_is_given_up_at_once(task: Task, tmp_path: Path) -> 
 # --- Dask.
 
 
+WORKERS = 6
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A scheduler with two workers, all of them threads of this process."""
+    """A scheduler with more workers than Dask lists by itself, all threads of this process."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=2,
+        n_workers=WORKERS,
         threads_per_worker=1,
         processes=False,
         dashboard_address=None,
@@ -164,36 +167,49 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def engine(address: str) -> Iterator[DaskEngine]:
-    made = DaskEngine(address, 7)
+def engine(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaskEngine]:
+    monkeypatch.setattr(engines, "_LOOK_S", 0.01)
+    made = DaskEngine(address, 17)
     yield made
     made.close(abandon=False)
 
 
 def singing(task: Task) -> Canary:
-    return Canary(f"for {task.run.name}", {}, {})
+    """A canary that takes no child."""
+    where = importlib.import_module("distributed").get_worker().address
+    return Canary(where, {"run": task.run.name}, {})
 
 
 def test_a_clusters_workers_are_all_asked(
     engine: DaskEngine, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine.workers == 2, "those that are there, whatever was asked for"
+    assert engine.workers == WORKERS, "those that are there, whatever was asked for"
     monkeypatch.setattr(engines, "sing_in_child", singing)
-    assert engine.canaries(task) == [Canary("for small.seed3", {}, {})] * 2
+    addresses = engine._addresses()
+    assert engine.canaries(task) == [
+        Canary(address, {"run": "small.seed3"}, {}) for address in addresses
+    ]
+    assert len(set(addresses)) == WORKERS
+
+
+made: list[str] = []
 
 
 def performing(task: Task) -> Report:
+    made.append(task.run.name)
     return Report(task.run.name, 0, ("made",))
 
 
-def test_a_cluster_makes_runs(
+def test_a_cluster_makes_runs_and_the_same_one_again(
     engine: DaskEngine, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "perform_in_child", performing)
+    made.clear()
     futures: list[Future[Report]] = [engine.submit(task), engine.submit(task)]
     assert [future.result() for future in futures] == [Report("small.seed3", 0, ("made",))] * 2
     engine.renew()
     assert engine.submit(task).result().messages == ("made",)
+    assert made == ["small.seed3"] * 3
 
 
 def raising(_task: Task) -> Canary:
@@ -235,8 +251,8 @@ def test_workers_may_be_lost_three_times_over_a_question(
     engine: DaskEngine, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = losing(engine, 3, monkeypatch)
-    assert len(engine.canaries(task)) == 2
-    assert len(asked) == 5
+    assert len(engine.canaries(task)) == WORKERS
+    assert len(asked) == WORKERS + 3
 
 
 def test_a_fourth_loss_is_one_too_many(
@@ -270,7 +286,7 @@ def test_the_last_worker_that_is_lost_leaves_nobody(
 def test_a_worker_that_goes_while_it_is_asked_is_seen(
     engine: DaskEngine, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (address, _) = engine._addresses()
+    address, *_ = engine._addresses()
     monkeypatch.setattr(engine, "_addresses", list)
     with pytest.raises(engines._WorkerLostError) as raised:
         engine._ask(address, time.sleep, 1)

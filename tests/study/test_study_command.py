@@ -127,7 +127,7 @@ def test_report_writes_a_page_beside_the_results_or_where_it_is_told_to(
     whole = Path("studies/small/report.html").read_text()
     assert "Intervals: 0.95 of" in whole
     assert '<section id="calls">' not in whole
-    arguments = ("--html", "mine.html", "--confidence", 0.9)
+    arguments = ("--html", "mine.html", "--confidence", 0.9, "--metric", "calls")
     code, out, _ = call("report", study.path, *arguments)
     assert out == "wrote mine.html\n"
     assert "Intervals: 0.9 of" in Path("mine.html").read_text()
@@ -141,8 +141,11 @@ def test_report_as_json_writes_no_page_unless_it_is_asked_for(call: Call, study:
     document = json.loads(out)
     assert (code, err, document["report"], document["finished"]) == (0, "", "study", 4)
     assert not Path("studies/small/report.html").exists()
-    code, out, err = call("report", study.path, "--json", "--html", "r.html")
-    assert json.loads(out) == document
+    names = [metric["name"] for metric in document["metrics"]]
+    assert names == ["welfare", "calls", "prompt_tokens", "completion_tokens"]
+    arguments = ("--json", "--html", "r.html", "--metric", "calls")
+    code, out, err = call("report", study.path, *arguments)
+    assert json.loads(out)["metrics"] == document["metrics"][1:2]
     assert err == "wrote r.html\n"
     assert Path("r.html").exists()
 

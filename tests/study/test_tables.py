@@ -113,6 +113,8 @@ def test_tables_are_written_as_csv_and_parquet_of_what_is_finished(tmp_path: Pat
         ("run0", 0, 1.0), ("run2", 0, 1.0),
     ]  # fmt: skip
     assert (folder.path / "times.csv").read_text() == '"run","cpu_s"\n"run0",10.5\n"run2",12.5\n'
+    column = pyarrow.parquet.ParquetFile(paths[1]).metadata.row_group(0).column(0)
+    assert column.compression == "ZSTD"
     before = {path: path.read_bytes() for path in paths}
     write_tables(study, folder)
     assert {path: path.read_bytes() for path in paths} == before
