@@ -280,3 +280,25 @@ def test_a_torn_line_is_damage_where_a_later_note_says_that_it_was_on_the_disk(
     with pytest.raises(CassetteDamagedError) as caught:
         read_part(part)
     assert caught.value.line == 2
+
+
+def test_whose_a_call_is_is_said_whenever_another_has_written_since(
+    path: Path, tmp_path: Path
+) -> None:
+    with recording(tmp_path / "made.jsonl") as session:
+        for number in range(5):
+            ask(session, TinyModel(), f"{number}")
+    made = read_cassette(tmp_path / "made.jsonl")
+    calls = list(made.calls.values())
+    stores = [open_for_recording(path, HEADER, keep=True, shared=True) for _ in range(2)]
+    turns = [0, 1, 0, 0, 1]
+    for call, turn in zip(calls, turns, strict=True):
+        # Nobody waits for the disk: a note of how far it has come is no reason for one.
+        stores[turn].stage(call, made.models[call.model], made.envs[call.env])
+    found = read_part(part_path(path))
+    assert found is not None
+    assert [found.written_by[call.id] for call in calls] == turns
+    # Two that began, and one whenever another writer goes on.
+    assert kinds_in(path)["batch"] == 2 + 4
+    for store in stores:
+        store.close()
