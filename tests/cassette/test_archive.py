@@ -158,3 +158,91 @@ def test_merge_packs_and_unpacks_and_a_real_run_replays(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- What is one, and how large it may be.
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("c.zst", b"", True),
+        ("c.jsonl.zst", b"plain", True),
+        ("c.jsonl", zstandard.compress(b"x"), False),
+        ("c.part", zstandard.compress(b"x"), False),
+        ("c", zstandard.compress(b"x"), True),
+        ("c.tmp", zstandard.compress(b"x"), True),
+        ("c.tmp", b"plain", False),
+        ("c", b"\x28\xb5\x2f", False),
+        ("c", b"", False),
+    ],
+)
+def test_an_archive_is_told_by_its_name_or_else_by_its_first_bytes(
+    name: str, data: bytes, expected: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert archive.is_archive(tmp_path / name) is expected
+    (tmp_path / name).unlink()
+    assert archive.is_archive(tmp_path / name) is name.endswith(".zst")
+    (tmp_path / name).mkdir()
+    assert archive.is_archive(tmp_path / name) is name.endswith(".zst")
+
+
+def test_the_limit_is_8_gib_or_what_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(archive.LIMIT_VARIABLE, raising=False)
+    assert archive.unpack_limit() == 8 * 1024**3
+    for text, number in (("0", 0), ("123", 123)):
+        monkeypatch.setenv(archive.LIMIT_VARIABLE, text)
+        assert archive.unpack_limit() == number
+    for text in ("", "8G", "-1", "1.5", "1e9"):
+        monkeypatch.setenv(archive.LIMIT_VARIABLE, text)
+        with pytest.raises(UsageError) as caught:
+            archive.unpack_limit()
+        assert str(caught.value) == (
+            f"SWARM_REPRO_UNPACK_LIMIT is {text!r}; give a number of bytes"
+        )
+
+
+def test_an_archive_of_exactly_the_limit_is_unpacked(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.jsonl.zst"
+    path.write_bytes(zstandard.compress(b"x" * 1000))
+    monkeypatch.setenv(archive.LIMIT_VARIABLE, "999")
+    with pytest.raises(CassetteAccessError) as caught:
+        unpacked(path)
+    assert str(caught.value) == (
+        f"{path} unpacks to more than 999 bytes; if it is yours, raise SWARM_REPRO_UNPACK_LIMIT"
+    )
+    monkeypatch.setenv(archive.LIMIT_VARIABLE, "1000")
+    assert unpacked(path).read_bytes() == b"x" * 1000
+    assert unpacked(path).parent == cache / "archives"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(packed: Path, cache: Path) -> None:
+    cache.write_bytes(b"a file")
+    with pytest.raises(CassetteAccessError) as caught:
+        read_cassette(packed)
+    assert str(caught.value).startswith(f"{packed} cannot be unpacked into {cache / 'archives'}: ")
+    assert str(caught.value).endswith("; name another folder in SWARM_REPRO_CACHE_DIR")
+
+
+def test_what_is_no_archive_leaves_nothing_in_the_cache(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "c.jsonl.zst"
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    for data, why in (
+        (pointer, "this is a Git LFS pointer, not the archive; run: git lfs pull"),
+        (b"", "the archive is empty, or was cut off; see what is whole: swarm-repro check "),
+        (b"not compressed", "not a zstd archive, or a damaged one: "),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(CassetteDamagedError) as caught:
+            unpacked(path)
+        assert str(caught.value).startswith(f"{path}: {why}")
+        assert list((cache / "archives").iterdir()) == []
+
+
+def test_an_archive_of_several_frames_is_unpacked_whole(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl.zst"
+    path.write_bytes(zstandard.compress(b"one ") + zstandard.compress(b"two"))
+    assert unpacked(path).read_bytes() == b"one two"
