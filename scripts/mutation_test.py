@@ -89,7 +89,15 @@ def map_tests(paths: tuple[str, ...], workers: int, repo: Path) -> None:
 @click.option("--changed", metavar="COMMIT", help="Only lines that differ from this commit.")
 @click.option("--count", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--budget", "budget_s", type=float, default=180, show_default=True, metavar="SECONDS")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=float,
+    default=100,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the tests of one mutant may take, by what they took when measured.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE")
 @_workers
 @_repository

@@ -215,6 +215,12 @@ def test_the_tests_of_a_mutant_run_its_lines_or_use_what_it_defines(tmp_path: Pa
     assert tests_of(3) == ["slow", "quick"]  # the constant is used in the function
 
 
+def test_within_a_budget_the_quick_tests_that_run_little_else_come_first(tmp_path: Path) -> None:
+    touched = known(package(tmp_path), {"0 s": [8], "1 s": [8, *range(20, 90)], "2 s": [8, 10]})
+    assert touched.pick(["0 s", "1 s", "2 s"], 2.5) == ["0 s", "2 s"]
+    assert touched.pick(["0 s", "1 s", "2 s"], 3.0) == ["0 s", "1 s", "2 s"]
+
+
 def test_when_a_file_has_changed_the_tests_of_all_of_it_are_taken(tmp_path: Path) -> None:
     touched = known(package(tmp_path), {"a": [8], "box": [15]})
     (tmp_path / FILE).write_text("\n\n" + MODULE)

@@ -133,25 +133,20 @@ def try_mutant(
     tests = touched.tests_of(mutant)
     if not tests:
         return Outcome(mutant, room, "untouched")
+    picked = touched.pick(tests, budget_s)
     path = copy.root / mutant.file
     source = path.read_bytes()
     path.write_bytes(mutant.apply(source))
     try:
-        spent_s, ran = 0.0, 0
         for least_s, most_s in pairwise(_STEPS_S):
-            step = []
-            for name in tests:
-                seconds = touched.tests[name]["seconds"]
-                if least_s <= seconds < most_s and spent_s + seconds <= budget_s:
-                    spent_s += seconds
-                    step.append(name)
-            ran += len(step)
-            if step:
-                result = copy.run(_job(copy, step, touched))
-                if result["status"] in ("failed", "timeout"):
-                    status = "killed" if result["status"] == "failed" else "timeout"
-                    return Outcome(mutant, room, status, result["test"], len(tests))
-        return Outcome(mutant, room, "survived", "", len(tests), len(tests) - ran)
+            step = [name for name in picked if least_s <= touched.tests[name]["seconds"] < most_s]
+            if not step:
+                continue
+            result = copy.run(_job(copy, step, touched))
+            if result["status"] in ("failed", "timeout"):
+                status = "killed" if result["status"] == "failed" else "timeout"
+                return Outcome(mutant, room, status, result["test"], len(tests))
+        return Outcome(mutant, room, "survived", "", len(tests), len(tests) - len(picked))
     finally:
         path.write_bytes(source)
 
