@@ -47,7 +47,7 @@ class Job(TypedDict):
     Attributes:
         files: Test files.
         tests: Names of the tests to run, in this order; empty for all.
-        limits_s: How long each may take; `limit_s` for any other.
+        limits_s: How long each may take; `limit_s` for what sets up for several.
         stops: Whether to stop at the first failure.
         folder: Where the run puts what it writes; exists.
         coverage: Configuration of coverage.py; empty to measure nothing.
@@ -224,10 +224,9 @@ class _Plugin:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        os.write(self._writing, f"{item.nodeid}\n".encode())
-        self._switch(item.nodeid)
+        self._enter(item.nodeid)
         result = yield
-        self._switch("")
+        self._enter("")
         if self._measured is not None:
             self._fixtures[item.nodeid] = [
                 _name_of(definitions[-1])
@@ -242,11 +241,11 @@ class _Plugin:
         if fixturedef.scope == "function":
             return (yield)
         before = self._current
-        self._switch(_name_of(fixturedef))
+        self._enter(_name_of(fixturedef))
         try:
             return (yield)
         finally:
-            self._switch(before)
+            self._enter(before)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid
@@ -258,11 +257,13 @@ class _Plugin:
         if report.failed:
             self._failed.append("")
 
-    def _switch(self, context: str) -> None:
+    def _enter(self, name: str) -> None:
+        """Say what runs now, a test or what sets up for several: each has time of its own."""
+        self._current = name
+        os.write(self._writing, f"{name}\n".encode())
         if self._measured is not None:
-            self._current = context
-            self._measured.switch_context(context)
-            self._context.write_text(context)  # for the processes that a test starts
+            self._measured.switch_context(name)
+            self._context.write_text(name)  # for the processes that a test starts
 
     def write(self, code: int) -> None:
         """Note how the run ended; `code` is pytest's exit code."""

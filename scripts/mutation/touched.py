@@ -104,6 +104,10 @@ class Touched:
             found.update(self._touching(mutant.file, int(known["functions"], 16) if known else 0))
         elif wanted & module.in_functions:
             found.update(self._touching(mutant.file, wanted))
+            whole = module.function_at(mutant.line)
+            if not found and not any(self._touching(mutant.file, whole)):
+                # Not measured, but perhaps run all the same, as the hook of an audit is.
+                found.update(self._users(mutant.file, mutant.line) if whole else ())
         else:
             found.update(self._users(mutant.file, mutant.line))
         return sorted(found, key=lambda name: (self.tests[name]["seconds"], name))
@@ -228,6 +232,15 @@ class _Module:
             if node.lineno <= line <= (node.end_lineno or node.lineno):
                 return _defined(node)
         return ""
+
+    def function_at(self, line: int) -> int:
+        """Lines of the function at the top of the module that has a line; none in a class."""
+        for node in self._tree.body:
+            end = node.end_lineno or node.lineno
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_function and node.lineno <= line <= end:
+                return _mask(range(node.lineno + 1, end + 1))
+        return 0
 
     def mentions(self, name: str) -> tuple[int, list[str]]:
         """Lines of the functions that mention a name, and what else at the top mentions it."""

@@ -158,7 +158,7 @@ def _job(copy: Copy, tests: list[str], touched: Touched) -> Job:
         files=files,
         tests=sorted(tests, key=lambda name: place[name.partition("::")[0]]),
         limits_s={name: 20 + 8 * touched.tests[name]["seconds"] for name in tests},
-        limit_s=60,
+        limit_s=240,
         stops=True,
         folder=str(copy.new_folder()),
         coverage="",
