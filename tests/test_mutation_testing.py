@@ -6,13 +6,12 @@ from pathlib import Path
 
 import orjson
 import pytest
-
-from scripts.mutation.equivalent import Equivalent, read_equivalents
-from scripts.mutation.mutants import Mutant, mutants_of, parses
-from scripts.mutation.report import table, wilson
-from scripts.mutation.rooms import room_of, unused_patterns
-from scripts.mutation.touched import Touched, package_files
-from scripts.mutation.trying import Outcome, draw
+from mutation.equivalent import Equivalent, read_equivalents
+from mutation.mutants import Mutant, mutants_of, parses
+from mutation.report import table, wilson
+from mutation.rooms import room_of, unused_patterns
+from mutation.touched import Touched, package_files
+from mutation.trying import Outcome, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "swarm_repro/cassette/merge.py"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import orjson
 import pytest
-from file_server import BODY, SHA256, FileServer
 
 from swarm_repro.serving.process import identify
 from swarm_repro.serving.state import take_inventory
+from tests.serving.file_server import BODY, SHA256, FileServer
 from tests.support.command import swarm_repro as run_command
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]

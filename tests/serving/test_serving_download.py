@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from file_server import BODY, SHA256, FileServer, redirect_to
 
 from swarm_repro.errors import (
     BackendResponseError,
@@ -20,6 +19,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.serving.download import fetch_url
 from swarm_repro.serving.pull import fetch_model, pull
+from tests.serving.file_server import BODY, SHA256, FileServer, redirect_to
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 

@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from file_server import BODY, SHA256, FileServer, redirect_to
 
 from swarm_repro.serving.health import check_llama_server
 from swarm_repro.serving.process import identify
+from tests.serving.file_server import BODY, SHA256, FileServer, redirect_to
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 Result = subprocess.CompletedProcess[str]
