@@ -93,11 +93,11 @@ def main() -> None:
         gc.freeze()  # what is never looked at again is shared with the children
     sys.stdout.buffer.write(b"ready\n")
     sys.stdout.flush()
-    for line in sys.stdin:
-        sys.stdout.buffer.write(
-            orjson.dumps(_run(orjson.loads(line), is_preloaded=is_preloaded)) + b"\n"
-        )
-        sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+        for line in sys.stdin:
+            result = _run(orjson.loads(line), is_preloaded=is_preloaded)
+            sys.stdout.buffer.write(orjson.dumps(result) + b"\n")
+            sys.stdout.flush()
 
 
 def _run(job: Job, *, is_preloaded: bool) -> Result:
