@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "cassette/table.py",
     ),
     "merge": ("cassette/merge.py", "cli/merge.py"),
-    "simulation": ("simulation/*.py",),
+    "simulation": ("loaders.py", "simulation/*.py"),
     "use": ("endpoint/*.py", "program.py", "pytest_plugin/*.py", "use.py"),
     "intercept": ("intercept/*.py",),
     "backends": ("backends/*.py",),
