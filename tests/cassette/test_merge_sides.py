@@ -20,6 +20,7 @@ from swarm_repro.session import Session
 from tests.core.making import (
     DEFAULTS,
     HEADER,
+    LONG,
     TinyModel,
     ask,
     completion_of,
@@ -68,15 +69,17 @@ def test_one_side_alone_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_all_that_two_sides_have_is_joined_at_the_first_ones_path(tmp_path: Path) -> None:
     other = TinyModel(binding=make_binding(name="big"), environment=make_environment("B"))
-    ours = record(tmp_path / "ours.jsonl", "a", seed=1)
+    ours = record(tmp_path / "ours.jsonl", LONG + "a", seed=1)
     theirs = record(
-        tmp_path / "theirs.jsonl", "b", seed=2, model=other, header=replace(HEADER, recorder="9")
+        tmp_path / "theirs.jsonl", LONG + "b", seed=2, model=other, header=replace(HEADER, recorder="9")
     )  # fmt: skip
     merged, conflicts = merge_cassettes([ours, theirs])
     assert conflicts == []
     assert (merged.path, merged.header) == (ours.path, ours.header)
     assert merged.models == {**ours.models, **theirs.models}
     assert merged.envs == {**ours.envs, **theirs.envs}
+    assert merged.texts == {**ours.texts, **theirs.texts}
+    assert len(merged.texts) == len(merged.envs) == len(merged.models) == 2
     assert merged.calls == {**ours.calls, **theirs.calls}
     assert merged.runs == [*ours.runs, *theirs.runs]
     assert merged.witnesses == {}
@@ -331,3 +334,21 @@ def test_who_gave_the_answer_that_is_kept_is_a_witness_of_it(swapped: bool, tmp_
         b: frozenset({first, second}),
         (a if swapped else c): frozenset({first}),
     }
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_call_that_only_one_side_has_keeps_no_witness_from_the_later_ones(
+    swapped: bool, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("one.jsonl", "other.jsonl")]
+    models = [TinyModel(environment=make_environment(cpu)) for cpu in ("A", "B")]
+    for path, model in zip(paths, models, strict=True):
+        with recording(path) as session:
+            if path == paths[0]:
+                ask(session, model, "hello")
+            ask(session, model, "hello", who="bob")
+    sides = [replace(read_cassette(path), runs=[]) for path in paths]
+    (bob,) = sides[1].calls
+    merged, conflicts = merge_cassettes(sides[::-1] if swapped else sides)
+    assert (conflicts, len(merged.calls)) == ([], 2)
+    assert merged.witnesses == {models[not swapped].environment.sha256: frozenset({bob})}

@@ -416,6 +416,34 @@ def test_an_audit_shows_flags_and_what_is_missing() -> None:
     assert of({"report": "audit"}) == [""]
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"report": "diff", "origins": [root(parting={"a_before": "x" * 200})]},
+        {"report": "diff", "origins": [{"kind": "cause", "a": "x" * 200}]},
+        {"report": "diff", "environment": [{"field": "x" * 200}]},
+        {"report": "diff", "calls": [{"completion": {"a": "x" * 200}}]},
+        {"report": "verify", "calls": [{"why": "x" * 200}]},
+        {"report": "verify", "calls": [{"completion": {"a": "x" * 200, "b": "y"}}]},
+        {"report": "survey", "groups": [{"a": "x" * 200}]},
+    ],
+)
+def test_texts_in_tables_are_cut_at_a_hundred_and_sixty_characters(report: Report) -> None:
+    shown = "\n".join(of(report))
+    assert "x" * 159 + "…" in shown
+    assert "x" * 160 not in shown
+
+
+def test_verdicts_and_notes_are_cut_at_a_thousand() -> None:
+    long = "x" * 1_001
+    for named in (
+        Named("x", {"report": "audit", "verdict": long}),
+        Named("x", None, long),
+    ):
+        assert "x" * 999 + "…" in "\n".join(page(named))
+    assert page(notes=(long,)) == [cell("x" * 999 + "…")]
+
+
 # --- Markdown.
 
 
