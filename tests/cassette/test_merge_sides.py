@@ -70,9 +70,8 @@ def test_one_side_alone_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_all_that_two_sides_have_is_joined_at_the_first_ones_path(tmp_path: Path) -> None:
     other = TinyModel(binding=make_binding(name="big"), environment=make_environment("B"))
     ours = record(tmp_path / "ours.jsonl", LONG + "a", seed=1)
-    theirs = record(
-        tmp_path / "theirs.jsonl", LONG + "b", seed=2, model=other, header=replace(HEADER, recorder="9")
-    )  # fmt: skip
+    header = replace(HEADER, recorder="9")
+    theirs = record(tmp_path / "theirs.jsonl", LONG + "b", seed=2, model=other, header=header)
     merged, conflicts = merge_cassettes([ours, theirs])
     assert conflicts == []
     assert (merged.path, merged.header) == (ours.path, ours.header)
