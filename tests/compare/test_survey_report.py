@@ -221,6 +221,14 @@ def test_calls_without_a_recording_take_as_long_as_the_others_on_average(project
     found = project.survey([*changed(1, prompt="x", answer=""), Call("more", at=(0, 3))])
     assert found.seconds == 2.0, "one of a second, and one more"
     assert found.following == (4, 7.25), "all calls of the first drift's step, and later ones"
+    assert found.to_json()["record_anew"] == {
+        "calls": 2, "seconds": 2.0, "at_most_calls": 4, "at_most_seconds": 7.2,
+    }  # fmt: skip
+    quick = project.survey(changed(0, prompt="x", answer=""))
+    assert quick.seconds == 0.25
+    assert quick.to_json()["record_anew"] == {
+        "calls": 1, "seconds": 0.2, "at_most_calls": 4, "at_most_seconds": 7.2,
+    }  # fmt: skip
 
 
 def test_without_steps_all_calls_may_follow_a_drift(project: Project) -> None:
