@@ -14,6 +14,7 @@ from swarm_repro.project.changes import changed_cassettes
 from swarm_repro.project.git import ChangedFile, Repository
 from swarm_repro.project.init import GIT_CONFIG, Initialised, init_project
 from swarm_repro.project.summary import Named
+from tests.cli.invoking import invoke
 from tests.compare.scenes import Call, record
 from tests.compare.society import comparing
 
@@ -192,6 +193,29 @@ def test_a_report_of_a_changed_cassette_lists_two_hundred_calls(repository: Path
 
 def test_a_branch_that_is_new_compares_nothing_and_asks_no_git(folder: Path) -> None:
     assert changed_cassettes(folder, since="0" * 40, pathspec="*") == []
+
+
+def test_the_summary_compares_what_is_in_the_folder_of_cassettes_unless_told_otherwise(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [repository / "cassettes" / "a.jsonl", repository / "others" / "b.jsonl"]
+    for path in paths:
+        path.parent.mkdir()
+        record(path, [Call("1", "yes")])
+    commit(repository)
+    for path in paths:
+        path.unlink()
+        record(path, [Call("1", "no")])
+    monkeypatch.chdir(repository)
+    for options, shown, hidden in (
+        ((), "cassettes&#47;a", "others"),
+        (("--cassettes", "others/*"), "others&#47;b", "cassettes&#47;a"),
+    ):
+        done = invoke(capsys, "summarize", "--since", "HEAD", *options)
+        assert (done.code, done.err) == (0, "")
+        assert shown in done.out
+        assert hidden not in done.out
+        assert "1 root" in done.out
 
 
 # --- init
