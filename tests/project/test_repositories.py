@@ -67,14 +67,14 @@ def test_every_way_in_which_a_file_can_differ_is_told(repository: Path) -> None:
     (repository / "a.txt").write_text("changed")
     (repository / "b.txt").unlink()
     (repository / "other.md").write_text("changed")
-    (repository / "né\nw.txt").write_text("new")
+    (repository / "new\nline.txt").write_text("new")
     git("add", "-N", ".", cwd=repository)
     found = Repository(repository)
     assert found.top == repository
     assert found.changed(base, "*.txt") == [
         ChangedFile("a.txt", "modified"),
         ChangedFile("b.txt", "deleted"),
-        ChangedFile("né\nw.txt", "added"),
+        ChangedFile("new\nline.txt", "added"),
     ]
     assert found.content(base, "b.txt") == b"b.txt"
 
