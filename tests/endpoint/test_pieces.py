@@ -42,6 +42,7 @@ from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of, open_session
 from swarm_repro.session import Session
 from tests.endpoint.serving import CHAT, ask_body
+from tests.support.scripted_server import scripted_server
 
 HEADER = header_of(seed_policy="as-is", strict=False)
 ROOT = "http://upstream.example:8080"
@@ -582,3 +583,17 @@ def test_a_signal_is_the_commands() -> None:
 def test_a_command_that_cannot_be_started_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing cannot be run: No such file or directory"):
         run_child([str(tmp_path / "nothing")], {})
+
+
+def test_what_was_recorded_of_a_host_says_nothing_of_an_upstream_that_is_asked(
+    path: Path,
+) -> None:
+    recorded_of(path, "models.example.com")
+    with (
+        scripted_server(lambda asked: asked.answer(ANSWER, "application/json")) as upstream,
+        closing(make(path, Mode.AUTO, upstream=upstream.root)) as one,
+    ):
+        assert answered(one)[0] == 200
+        conclude(one.session)
+    endpoints = sorted(call.endpoint for call in read_cassette(path).calls.values())
+    assert endpoints == ["chat", "opaque"], "the second is the one from before"
