@@ -129,5 +129,5 @@ def test_a_users_own_redaction_changes_texts_and_nothing_else(
 
 
 @given(st.text(max_size=7))
-def test_a_text_shorter_than_any_credential_is_not_looked_at(text: str) -> None:
+def test_a_text_of_less_than_eight_characters_holds_no_credential(text: str) -> None:
     assert find_credentials(text) == []
