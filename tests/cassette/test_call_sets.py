@@ -74,6 +74,8 @@ def test_sets_of_calls_agree(
         assert set(left) == expected - second
         assert len(left) == len(expected - second)
         assert list(left) == [call_id for call_id in memory.calls if call_id in expected - second]
+        # Of one set what is only in another, wherever in the file that is.
+        assert set(only_first - subtracted) == first - second - {STRANGER}
     assert found & second == expected & second
     assert found | second == expected | second
     assert (found == second) == (expected == second)
