@@ -159,7 +159,7 @@ def address() -> Iterator[str]:
         n_workers=WORKERS,
         threads_per_worker=1,
         processes=False,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # any port: another cluster may run on this machine
         protocol="tcp",
         host="127.0.0.1",
     ) as cluster:
