@@ -114,8 +114,13 @@ def _stop(folder: Path, kind: str, chats: Sequence[bytes], after: int) -> bool:
 
 def _workers_of(study: int) -> Sequence[psutil.Process]:
     """The pool's processes, without helpers of the standard library."""
-    children = psutil.Process(study).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process(study).children(recursive=True)
+        if "spawn_main" in (words := " ".join(child.cmdline()))
+        # The process that workers are forked from is the study's own child, and looks like them.
+        or ("forkserver" in words and child.ppid() != study)
+    ]
 
 
 def _is_of_a_run(body: bytes) -> bool:

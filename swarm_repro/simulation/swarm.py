@@ -98,6 +98,19 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
     return printed.getvalue()
 
 
+def import_for_runs() -> None:
+    """Import what every run imports, as a run does; it saves the processes that are forked later.
+
+    Raises:
+        ImportError: SWARM, or what it needs, is not installed.
+    """
+    for name in ("openai", "pandas"):
+        importlib.import_module(name)
+    with tamed([_PACKAGE], Entropy(0), deferred=DEFERRED):
+        for name in ("__main__", "scenarios.loader", "agents.llm_agent", "analysis.export"):
+            importlib.import_module(f"{_PACKAGE}.{name}")
+
+
 def _import_swarm() -> Any:
     try:
         return importlib.import_module("swarm.__main__")

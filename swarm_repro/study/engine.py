@@ -9,11 +9,13 @@ import importlib.metadata
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Protocol, cast
 
 from swarm_repro.errors import BackendUnreachableError, UsageError
@@ -83,9 +85,9 @@ class LocalEngine:
         self._pool = self._fresh()
 
     def _fresh(self) -> ProcessPoolExecutor:
-        # Not forked: a child would have this process's threads and open files.
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_begin_process)
+        return ProcessPoolExecutor(
+            self.workers, mp_context=_start_method(), initializer=_begin_process
+        )
 
     def submit(self, task: Task) -> Future[Report]:
         """See ``Engine``."""
@@ -106,6 +108,20 @@ class LocalEngine:
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_method() -> BaseContext:
+    """How processes of the pool begin: not forked from this one, whose threads they would lack.
+
+    A worker takes 2 s of CPU to import SWARM and pandas. On Linux a process that has done nothing
+    else imports them once, and workers are forked from that. Frameworks of macOS may abort in a
+    forked process.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["swarm_repro.study.preload"])
+    return context
 
 
 def _begin_process() -> None:
@@ -157,7 +173,9 @@ class DaskEngine:
                         n_workers=workers,
                         threads_per_worker=1,
                         processes=True,
-                        dashboard_address=None,
+                        # None would still take port 8787, on which another study may be.
+                        dashboard_address="127.0.0.1:0",
+                        scheduler_kwargs={"dashboard": False},
                         host="127.0.0.1",
                     )
                 )

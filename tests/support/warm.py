@@ -38,8 +38,6 @@ _READ_AT_START = (
     "LC_ALL",
     "LANG",
 )
-#: Modules of SWARM that every run imports.
-_OF_SWARM = ("__main__", "scenarios.loader", "agents.llm_agent", "analysis.export")
 
 
 def run_python(
@@ -133,17 +131,13 @@ def _warm(variables: tuple[str | None, ...]) -> _Warm:
 
 def import_what_commands_need() -> None:
     """What most commands import; modules of SWARM as a run would have them."""
-    for name in ("openai", "pandas", "rich.progress", "zstandard"):
+    for name in ("rich.progress", "zstandard"):
         importlib.import_module(name)
     for name in ("run", "demo", "show", "stats", "check", "bundle", "diff", "verify"):
         importlib.import_module(f"swarm_repro.cli.{name}")
-    from swarm_repro.simulation.entropy import Entropy
-    from swarm_repro.simulation.swarm import DEFERRED
-    from swarm_repro.simulation.taming import tamed
+    from swarm_repro.simulation.swarm import import_for_runs
 
-    with tamed(["swarm"], Entropy(0), deferred=DEFERRED):
-        for name in _OF_SWARM:
-            importlib.import_module(f"swarm.{name}")
+    import_for_runs()
 
 
 def serve_orders(orders: IO[str], answers: IO[str]) -> dict[str, Any] | None:
