@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +21,12 @@ from swarm_repro.errors import (
 )
 from swarm_repro.masking import Redact
 from swarm_repro.mode import Mode
-from swarm_repro.session import Session
+from swarm_repro.session import RETRY_WAITS_S, Session
 
 #: Anything but 0 switches the machine-wide cache on.
 SWITCH_VARIABLE = "SWARM_REPRO_CACHE"
+RETRY_VARIABLE = "SWARM_REPRO_RETRY_WAITS"
+_MOST_WAIT_S = 3600.0
 
 
 def header_of(
@@ -126,6 +128,29 @@ def open_session(
 def answer_cache(*, wanted: bool) -> AnswerCache | None:
     """The machine-wide cache, where it was asked for, here or with ``SWARM_REPRO_CACHE=1``."""
     return AnswerCache() if wanted or os.environ.get(SWITCH_VARIABLE, "0") != "0" else None
+
+
+def retry_waits_s() -> Sequence[float]:
+    """Seconds to wait before each retry of a hiccup, from ``SWARM_REPRO_RETRY_WAITS``.
+
+    Raises:
+        UsageError: It is not a list of seconds.
+    """
+    written = os.environ.get(RETRY_VARIABLE, "").strip()
+    if not written:
+        return RETRY_WAITS_S
+    if written == "none":
+        return ()
+    try:
+        waits = [float(word) for word in written.split()]
+    except ValueError:
+        waits = [-1.0]
+    if not all(0 <= wait <= _MOST_WAIT_S for wait in waits):
+        raise UsageError(
+            f"{RETRY_VARIABLE} is {written!r}: give seconds from 0 to {_MOST_WAIT_S:.0f}, such as "
+            "'0.2 1 3', or 'none'"
+        )
+    return waits
 
 
 def conclude(session: Session) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from swarm_repro.answers import Answers, Source
 from swarm_repro.backends.base import Backend, Bound
@@ -62,9 +62,8 @@ class _HasStatus(Protocol):
 
 _Sent = TypeVar("_Sent", bound=_HasStatus)
 
-#: Waits before another try with the same bytes, in seconds, after a refused connection, a reset or
-#: an HTTP 503: an hour's recording does not end for a hiccup.
-_HICCUP_WAITS_S = (0.2, 1.0, 3.0)
+#: An hour's recording does not end for a server that hiccups.
+RETRY_WAITS_S: Final = (0.2, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class Session:
         redact: Redact | None = None,
         cache: AnswerCache | None = None,
         fresh: bool = False,
+        retry_waits_s: Sequence[float] = RETRY_WAITS_S,
     ) -> None:
         """Make a session.
 
@@ -122,6 +122,8 @@ class Session:
             redact: The user's own redaction of what is stored, before the public rules.
             cache: The machine-wide cache, which a recording may take answers from, and adds to.
             fresh: Take none from it.
+            retry_waits_s: Where a failed call ends the session: waits before another try with the
+                same bytes, after a refused connection, a reset or an HTTP 503.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -133,6 +135,7 @@ class Session:
         self.ledger = Ledger()
         self.run_seed = run_seed
         self.trips = trips
+        self._retry_waits_s = tuple(retry_waits_s)
         self.position = position
         self.on_call = on_call
         self._isolated = isolated
@@ -685,7 +688,7 @@ class Session:
         Raises:
             BackendError: There was no answer.
         """
-        for wait_s in _HICCUP_WAITS_S if self.trips else ():
+        for wait_s in self._retry_waits_s if self.trips else ():
             try:
                 came = send(call.sent)
             except BackendError as error:
@@ -711,7 +714,7 @@ class Session:
             send: Sends it.
             in_thread: Runs what blocks beside the event loop.
         """
-        for wait_s in _HICCUP_WAITS_S if self.trips else ():
+        for wait_s in self._retry_waits_s if self.trips else ():
             try:
                 came = await send(call.sent)
             except BackendError as error:

@@ -28,7 +28,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
-from swarm_repro.opening import answer_cache
+from swarm_repro.opening import answer_cache, retry_waits_s
 from swarm_repro.session import Session
 from swarm_repro.simulation import artifacts
 from swarm_repro.simulation.hooks import SwarmHooks
@@ -87,6 +87,7 @@ def run_scenario(
         cache=answer_cache(wanted=options.cache or options.fresh),
         fresh=options.fresh,
         redact=options.redact,
+        retry_waits_s=retry_waits_s(),
     )
     outcome = Outcome(plan=plan, exit_code=ExitCode.OK, session=session)
     outcome.notes += _seed_notes(options, plan)

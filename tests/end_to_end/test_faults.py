@@ -35,6 +35,11 @@ repro: {{strict: true}}
 CALLS = 8
 
 
+@pytest.fixture(autouse=True)
+def _no_waits_between_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", "0 0 0")
+
+
 def write_scenario(folder: Path, stub: StubServer, *, timeout_s: float = 30) -> Path:
     path = folder / "faults.yaml"
     path.write_text(SCENARIO.format(base_url=stub.base_url, timeout=timeout_s))

@@ -18,6 +18,7 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.errors import (
     BackendError,
+    BackendUnreachableError,
     CassetteAccessError,
     DifferenceError,
     ExitCode,
@@ -37,7 +38,9 @@ from swarm_repro.opening import (
     header_of,
     one_of,
     open_session,
+    retry_waits_s,
 )
+from swarm_repro.request import Request
 from swarm_repro.session import Session
 from tests.core.making import TinyModel, ask, chat, completion_of
 
@@ -453,3 +456,51 @@ def test_the_first_error_decides_the_exit_code_whatever_follows() -> None:
     with pytest.raises(SessionTripped, match="first"):
         session.refuse("second")
     assert session.exit_code() is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("written", "waits"),
+    [
+        (None, (0.2, 1.0, 3.0)),
+        (" ", (0.2, 1.0, 3.0)),
+        ("none", ()),
+        ("0", (0.0,)),
+        ("0.5 2  3600", (0.5, 2.0, 3600.0)),
+    ],
+)
+def test_the_waits_before_a_retry_can_be_set(
+    written: str | None, waits: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWARM_REPRO_RETRY_WAITS", raising=False)
+    if written is not None:
+        monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", written)
+    assert tuple(retry_waits_s()) == waits
+
+
+@pytest.mark.parametrize("written", ["soon", "-1", "1 3601", "nan", "1,2", "inf"])
+def test_waits_that_are_none_are_refused(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", written)
+    with pytest.raises(UsageError, match=r"^SWARM_REPRO_RETRY_WAITS is '.*': give seconds from 0"):
+        retry_waits_s()
+
+
+@pytest.mark.parametrize(
+    ("trips", "waits", "tries"), [(True, (0.0, 0.0), 3), (True, (), 1), (False, (0.0,), 1)]
+)
+def test_a_session_retries_as_often_as_it_has_waits_and_only_under_run(
+    trips: bool, waits: tuple[float, ...], tries: int
+) -> None:
+    model = TinyModel()
+    asked = 0
+
+    def refuse(_request: Request) -> Completion:
+        nonlocal asked
+        asked += 1
+        raise BackendUnreachableError("refused")
+
+    header = Header(recorder="0.1.0", scenario="s")
+    session = Session(mode=Mode.LIVE, header=header, trips=trips, retry_waits_s=waits)
+    call = session.begin(chat(binding=session.bind("tiny", model).binding))
+    with pytest.raises(BackendUnreachableError):
+        session.send(call, refuse)
+    assert asked == tries
