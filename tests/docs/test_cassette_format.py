@@ -7,7 +7,9 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,16 +22,19 @@ EXAMPLE = REFERENCE / "example.jsonl"
 FORMATS = Path(__file__).parents[1] / "data" / "formats"
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read(path):
+def read(path: Path) -> list[dict[str, Any]]:
     """The records of a file, its checksums and digests checked."""
     data = path.read_bytes()
-    records, before = [], b""
+    records: list[dict[str, Any]] = []
+    before = b""
     for line in data.splitlines(keepends=True):
-        body, checksum = re.fullmatch(rb'(.*),"crc32":"([0-9a-f]{8})"\}\n', line).groups()
+        found = re.fullmatch(rb'(.*),"crc32":"([0-9a-f]{8})"\}\n', line)
+        assert found is not None, line
+        body, checksum = found.groups()
         assert f"{zlib.crc32(body + b'}'):08x}" == checksum.decode()
         records.append(json.loads(body + b"}"))
         if records[-1]["record"] != "end":
@@ -41,7 +46,7 @@ def read(path):
     return records
 
 
-def resolve(value, texts):
+def resolve(value: Any, texts: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [resolve(item, texts) for item in value]
     if not isinstance(value, dict):
@@ -55,11 +60,12 @@ def resolve(value, texts):
     return {name: resolve(member, texts) for name, member in value.items()}
 
 
-def body_of(response, texts):
+def body_of(response: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
     if "json" in response:
         return encode(resolve(response["json"], texts), keep=True).encode()
     if "text" in response:
-        return resolve(response["text"], texts).encode()
+        text: str = resolve(response["text"], texts)
+        return text.encode()
     if "base64" in response:
         return base64.b64decode(response["base64"])
     return b"".join(
@@ -72,7 +78,7 @@ def body_of(response, texts):
     )
 
 
-def in_full(call):
+def in_full(call: dict[str, Any]) -> dict[str, Any]:
     """A call with what its absent members mean."""
     request = {"path": "/v1/chat/completions", **call["request"]}
     absent = {"n": 0, "sent": call["asked"], "seed": None, "endpoint": "chat"}
@@ -82,11 +88,11 @@ def in_full(call):
     return call
 
 
-def of_kind(records, kind):
+def of_kind(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [record for record in records if record["record"] == kind]
 
 
-def test_the_lines_on_the_page_are_lines_of_the_example():
+def test_the_lines_on_the_page_are_lines_of_the_example() -> None:
     shown = re.findall(r"```jsonl\n(.*?)```", (REFERENCE / "cassette.md").read_text(), re.DOTALL)
     assert len(shown) >= 5
     for block in shown:
@@ -97,11 +103,14 @@ FILES = [(EXAMPLE, 7, 4), (FORMATS / "1.jsonl", 42, 28), (FORMATS / "2.jsonl", 4
 
 
 @pytest.mark.parametrize(("path", "run_seed", "calls"), FILES, ids=lambda value: str(value)[-9:])
-def test_a_reader_made_from_the_page_gets_what_the_package_reads(path, run_seed, calls):
+def test_a_reader_made_from_the_page_gets_what_the_package_reads(
+    path: Path, run_seed: int, calls: int
+) -> None:
     records = read(path)
     models = {record["name"]: record for record in of_kind(records, "model")}
     envs = of_kind(records, "env")
-    texts, served = {}, {}
+    texts: dict[str, str] = {}
+    served: dict[tuple[str, str, int], bytes] = {}
     assert all(env["sha256"] == sha256(encode(env["content"]).encode()) for env in envs)
     for record in records:
         if record["record"] == "text":
@@ -126,11 +135,11 @@ def test_a_reader_made_from_the_page_gets_what_the_package_reads(path, run_seed,
     assert served == {name: call.completion.body for name, call in cassette.calls.items()}
 
 
-def test_the_example_is_in_canonical_order():
+def test_the_example_is_in_canonical_order() -> None:
     assert b"".join(canonical_lines(read_cassette(EXAMPLE))) == EXAMPLE.read_bytes()
 
 
-def test_the_page_lists_every_member_in_the_order_of_the_file():
+def test_the_page_lists_every_member_in_the_order_of_the_file() -> None:
     page = (REFERENCE / "cassette.md").read_text()
     for record in read(EXAMPLE):
         kind = record["record"]

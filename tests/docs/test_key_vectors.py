@@ -13,7 +13,9 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import pytest
 from hypothesis import given, settings
@@ -25,13 +27,14 @@ from swarm_repro.request import Request, content_seed, event_seed
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
-VECTORS = json.loads((REFERENCE / "key-vectors.json").read_text("utf-8"))
-KEYS = {vector["name"]: vector for vector in VECTORS["keys"]}
+VECTORS: dict[str, Any] = json.loads((REFERENCE / "key-vectors.json").read_text("utf-8"))
+KEYS: dict[str, dict[str, Any]] = {vector["name"]: vector for vector in VECTORS["keys"]}
 
 
-def _tables():
+def _tables() -> dict[tuple[str, ...], list[list[str]]]:
     """The tables of the page, by the heading of their first two columns."""
-    found, rows = {}, []
+    found: dict[tuple[str, ...], list[list[str]]] = {}
+    rows: list[list[str]] = []
     for line in (*(REFERENCE / "key.md").read_text("utf-8").splitlines(), ""):
         if line.startswith("|"):
             rows.append([cell.strip() for cell in line.strip("|").split("|")])
@@ -41,7 +44,7 @@ def _tables():
     return found
 
 
-def _names(cell):
+def _names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -62,7 +65,7 @@ class NoKeyError(Exception):
     pass
 
 
-def encode(value, *, keep=False):
+def encode(value: Any, *, keep: bool = False) -> str:
     """Canonical JSON; where `keep`, members stay in their order."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
@@ -83,11 +86,11 @@ def encode(value, *, keep=False):
 
 
 class Kept:
-    def __init__(self, value):
+    def __init__(self, value: object) -> None:
         self.value = value
 
 
-def encode_float(value):
+def encode_float(value: float) -> str:
     if not math.isfinite(value):
         raise NoKeyError
     sign = "-" if math.copysign(1, value) < 0 else ""
@@ -108,11 +111,11 @@ def encode_float(value):
     return f"{sign}{digits[0]}{point}{digits[1:]}e{p - 1:+d}"
 
 
-def is_number(value):
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def normalise(field, value):
+def normalise(field: str, value: object) -> object:
     kind = FIELDS[field][0]
     if kind == "float32" and is_number(value):
         largest = struct.unpack(">f", bytes.fromhex("7f7fffff"))[0]
@@ -126,7 +129,7 @@ def normalise(field, value):
     return value
 
 
-def named(body):
+def named(body: Mapping[str, object]) -> dict[str, object]:
     fields = {}
     for field in FIELDS:
         for alias in ALIASES.get(field, [field]):
@@ -136,7 +139,7 @@ def named(body):
     return fields
 
 
-def without_effect(field, value):
+def without_effect(field: str, value: object) -> bool:
     rule = FIELDS[field][1]
     if rule == "never":
         return False
@@ -149,7 +152,7 @@ def without_effect(field, value):
     return value == {"false": 0, "0": 0, "1": 1}[rule]
 
 
-def sampling(defaults, body):
+def sampling(defaults: Mapping[str, object], body: Mapping[str, object]) -> dict[str, object]:
     fields = {**named(defaults), **named(body)}
     kept = {
         field: value
@@ -160,17 +163,18 @@ def sampling(defaults, body):
             or any(f in fields and not without_effect(f, fields[f]) for f in FIELDS[field][2])
         )
     }
-    if isinstance(kept.get("samplers"), list):
+    samplers = kept.get("samplers")
+    if isinstance(samplers, list):
         asked = body.get("samplers") is not None
         kept["samplers"] = [
             sampler
-            for sampler in kept["samplers"]
+            for sampler in samplers
             if (any(f in kept for f in SWITCHES[sampler]) if sampler in SWITCHES else asked)
         ]
     return kept
 
 
-def seed_of(body):
+def seed_of(body: Mapping[str, object]) -> int | None:
     seed = body.get("seed")
     if isinstance(seed, float) and seed.is_integer():
         seed = int(seed)
@@ -181,8 +185,10 @@ def seed_of(body):
     return seed
 
 
-def identity(model, endpoint, body, seed):
-    parts = {"input": {}, "capture": {}, "unknown": {}}
+def identity(
+    model: Mapping[str, Any], endpoint: str, body: Mapping[str, Any], seed: int | None
+) -> str:
+    parts: dict[str, dict[str, object]] = {"input": {}, "capture": {}, "unknown": {}}
     for name, value in body.items():
         place, order = PLACES.get(name, ("sampling" if name in FIELD_OF else "unknown", "kept"))
         if place not in parts:
@@ -219,7 +225,7 @@ def identity(model, endpoint, body, seed):
     )
 
 
-def key(model, endpoint, body, seed):
+def key(model: Mapping[str, Any], endpoint: str, body: Mapping[str, Any], seed: int | None) -> str:
     text = identity(model, endpoint, body, seed)
     try:
         return "sr1:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -233,7 +239,7 @@ KEPT_BELOW = set(_names(_OPAQUE.partition("is called")[2].partition(", and below
 TOOL_USES = {"tool_use", "server_tool_use", "mcp_tool_use"}
 
 
-def kept_where_named(name, value):
+def kept_where_named(name: str, value: object) -> object:
     if name in KEPT_BELOW:
         return Kept(value)
     if isinstance(value, list):
@@ -247,7 +253,7 @@ def kept_where_named(name, value):
     return value
 
 
-def opaque_identity(host, path, body):
+def opaque_identity(host: str, path: str, body: Mapping[str, object]) -> str:
     method, _, target = path.partition(" ")
     path, _, query = target.partition("?")
     body = {n: kept_where_named(n, v) for n, v in body.items()}
@@ -266,7 +272,7 @@ def opaque_identity(host, path, body):
 
 
 @pytest.mark.parametrize("vector", VECTORS["opaque"], ids=lambda vector: vector["name"])
-def test_both_implementations_compute_the_keys_of_opaque_calls(vector):
+def test_both_implementations_compute_the_keys_of_opaque_calls(vector: dict[str, Any]) -> None:
     request = Request("opaque", hosted_binding(vector["host"]), vector["path"], vector["body"])
     assert request.identity(seed=None).decode("utf-8") == vector["identity"]
     assert request.asked_key == vector["key"]
@@ -275,24 +281,24 @@ def test_both_implementations_compute_the_keys_of_opaque_calls(vector):
     assert "sr1:" + hashlib.sha256(again.encode("utf-8")).hexdigest() == vector["key"]
 
 
-def test_keys_of_opaque_calls_are_all_different():
+def test_keys_of_opaque_calls_are_all_different() -> None:
     keys = [vector["key"] for vector in VECTORS["opaque"]]
     assert len(set(keys)) == len(keys) > 3
     assert {"tools", "schema", "arguments"} <= KEPT_BELOW
 
 
-def derived(*parts):
+def derived(*parts: str | int) -> int:
     digest = hashlib.sha256(encode(["sr1", *parts]).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") % 4294967294 + 1
 
 
-def _package(vector, body=None):
+def _package(vector: Mapping[str, Any], body: dict[str, Any] | None = None) -> Request:
     model = ModelBinding.from_json(VECTORS["models"][vector["model"]])
     return Request(vector["endpoint"], model, "", vector["body"] if body is None else body)
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_package_computes_the_published_keys(name):
+def test_the_package_computes_the_published_keys(name: str) -> None:
     vector = KEYS[name]
     request = _package(vector)
     assert request.identity(seed=request.seed).decode("utf-8") == vector["identity"]
@@ -303,7 +309,7 @@ def test_the_package_computes_the_published_keys(name):
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_second_implementation_computes_the_published_keys(name):
+def test_a_second_implementation_computes_the_published_keys(name: str) -> None:
     vector = KEYS[name]
     model = VECTORS["models"][vector["model"]]
     asked = (model, vector["endpoint"], vector["body"])
@@ -317,7 +323,7 @@ def test_a_second_implementation_computes_the_published_keys(name):
 
 
 @pytest.mark.parametrize("vector", VECTORS["keys"], ids=list(KEYS))
-def test_vectors_are_equal_or_different_as_they_say(vector):
+def test_vectors_are_equal_or_different_as_they_say(vector: dict[str, Any]) -> None:
     if "same_as" in vector:
         assert vector["asked"] == KEYS[vector["same_as"]]["asked"]
     if "differs_from" in vector:
@@ -325,7 +331,7 @@ def test_vectors_are_equal_or_different_as_they_say(vector):
 
 
 @pytest.mark.parametrize("vector", VECTORS["rejected"], ids=lambda vector: vector["name"])
-def test_both_implementations_reject_what_has_no_key(vector):
+def test_both_implementations_reject_what_has_no_key(vector: dict[str, Any]) -> None:
     request = _package(vector)
     with pytest.raises(RequestError):
         request.asked_key  # noqa: B018 - computed to see it refused
@@ -333,7 +339,7 @@ def test_both_implementations_reject_what_has_no_key(vector):
         key(VECTORS["models"]["bare"], "chat", vector["body"], seed_of(vector["body"]))
 
 
-def test_both_implementations_derive_the_published_seeds():
+def test_both_implementations_derive_the_published_seeds() -> None:
     for row in VECTORS["event_seeds"]:
         place = {name: row[name] for name in ("run_seed", "scope", "i")}
         assert event_seed(**place) == row["seed"] == derived("event", *place.values())
@@ -342,7 +348,7 @@ def test_both_implementations_derive_the_published_seeds():
         assert content_seed(**place) == row["seed"] == derived("content", *place.values())
 
 
-def test_the_vector_file_is_what_the_script_writes():
+def test_the_vector_file_is_what_the_script_writes() -> None:
     script = ROOT / "scripts" / "make_key_vectors.py"
     done = subprocess.run(
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
@@ -376,8 +382,12 @@ _lists = st.lists(st.sampled_from([*SWITCHES, "new"]), max_size=5)
     model=st.sampled_from([*VECTORS["models"]]),
     endpoint=st.sampled_from(["chat", "completion", "embedding"]),
 )
-def test_both_implementations_agree_on_any_request(body, samplers, model, endpoint):
+def test_both_implementations_agree_on_any_request(
+    body: dict[str, Any], samplers: list[str] | None, model: str, endpoint: str
+) -> None:
     body = {**body, "samplers": samplers}
+    expected: str | None
+    computed: str | None
     try:
         seed = seed_of(body)
         expected = key(VECTORS["models"][model], endpoint, body, seed)
@@ -391,7 +401,7 @@ def test_both_implementations_agree_on_any_request(body, samplers, model, endpoi
     assert computed == expected or (computed is None and not _is_json(body))
 
 
-def _is_json(body):
+def _is_json(body: object) -> bool:
     try:
         encode(body).encode("utf-8")
     except (NoKeyError, UnicodeEncodeError):
