@@ -388,8 +388,8 @@ def test_a_refused_request_is_not_sent_again() -> None:
 
 def test_only_a_connection_that_was_streamed_over_is_given_up() -> None:
     with talking({"/v1/chat/completions": {"choices": []}}) as (client, server):
-        fields: dict[str, Any]
-        for fields in ({}, {"stream": False}, {"stream": True}, {}):
+        bodies: list[dict[str, Any]] = [{}, {"stream": False}, {"stream": True}, {}]
+        for fields in bodies:
             client.send(request(**fields))
     closes = [one.headers.get("connection") == "close" for one in server.asked]
     assert closes == [False, False, True, False]

@@ -121,7 +121,7 @@ def test_pages_may_not_ask_unless_they_are_let(tmp_path: Path, stub: StubServer)
 def test_a_token_is_wanted_everywhere_and_goes_no_further(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     with running_stub(api_key="upstream-key") as stub:
-        settings = {"upstream": stub.root, "token": "s3cret", "host": "0.0.0.0"}
+        settings: dict[str, Any] = {"upstream": stub.root, "token": "s3cret", "host": "0.0.0.0"}
         with serving(path, "record", concludes=False, **settings) as one:
             root = f"http://127.0.0.1:{one.port}"
             for given in ({}, {"authorization": "Bearer wrong"}):
@@ -176,9 +176,9 @@ def test_a_loop_over_another_endpoint_is_seen(tmp_path: Path, stub: StubServer) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    there = {"upstream": f"http://127.0.0.1:{port}", "hosted": True, "concludes": False}
-    with serving(tmp_path / "a.jsonl", "live", **there) as far:
-        back = {"upstream": far.root, "hosted": True, "concludes": False}
-        with serving(tmp_path / "b.jsonl", "live", port=port, **back) as near:
+    lasting: dict[str, Any] = {"hosted": True, "concludes": False}
+    there = f"http://127.0.0.1:{port}"
+    with serving(tmp_path / "a.jsonl", "live", upstream=there, **lasting) as far:
+        with serving(tmp_path / "b.jsonl", "live", port=port, upstream=far.root, **lasting) as near:
             answer = httpx.post(near.root + CHAT, json=ask_body("hi"))
     assert kind_of(answer) == (508, "loop")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ MESSAGES = [
     {"role": "system", "content": "You answer in one short sentence."},
     {"role": "user", "content": "What is a cassette? Ünïcode and 🦙 too."},
 ]
-SAMPLING = {"max_tokens": 12, "temperature": 0.8, "seed": 42}
+SAMPLING: dict[str, Any] = {"max_tokens": 12, "temperature": 0.8, "seed": 42}
 
 
 @pytest.fixture(params=["llama-server", "llama-cpp-python"])
@@ -82,7 +83,7 @@ def test_a_plain_completion_takes_text_and_token_ids(backend: DirectCalls) -> No
 
 
 def test_one_seed_one_answer_whatever_was_asked_before(backend: DirectCalls) -> None:
-    strict = backend.strict_fields()
+    strict: dict[str, Any] = {**backend.strict_fields()}
     first = backend.chat(MESSAGES, **SAMPLING, **strict)
     backend.chat(
         [*MESSAGES[:1], {"role": "user", "content": "Something else"}], **SAMPLING, **strict
@@ -134,7 +135,7 @@ def test_recorded_and_replayed_to_the_same_bytes(backend: DirectCalls, tmp_path:
     header = Header(recorder="test", strict=True)
     store = open_for_recording(path, header, keep=False)
     session = Session(mode=Mode.RECORD, header=header, store=store, run_seed=5)
-    asked = {"max_tokens": 12, "temperature": 0.8}
+    asked: dict[str, Any] = {"max_tokens": 12, "temperature": 0.8}
     with scope("alice"):
         recorded = [backend.chat(MESSAGES, model="m", session=session, **asked) for _ in range(2)]
     store.finish(used=session.ledger.used, run=None, keep=False)

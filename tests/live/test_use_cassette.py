@@ -44,9 +44,8 @@ def plain(url: str) -> bytes:
 
 
 def streamed(url: str) -> bytes:
-    usage = {"include_usage": True}
     with client(url).chat.completions.with_streaming_response.create(
-        **ASK, stream=True, stream_options=usage
+        **ASK, stream=True, stream_options={"include_usage": True}
     ) as response:
         return b"".join(response.iter_bytes())
 
@@ -67,7 +66,10 @@ def completion(url: str) -> bytes:
 
 
 def constrained(url: str) -> bytes:
-    shape = {"type": "object", "properties": {"colour": {"type": "string", "maxLength": 9}}}
+    shape: dict[str, object] = {
+        "type": "object",
+        "properties": {"colour": {"type": "string", "maxLength": 9}},
+    }
     return (
         client(url)
         .chat.completions.with_raw_response.create(
@@ -89,7 +91,8 @@ def asynchronous(url: str) -> bytes:
             answer = await one.chat.completions.with_raw_response.create(**ASK)
             stream = await one.chat.completions.create(**ASK, stream=True)
             said = [event.model_dump_json() async for event in stream]
-        return answer.content + "\n".join(said).encode()
+        whole: bytes = answer.content
+        return whole + "\n".join(said).encode()
 
     return asyncio.run(ask())
 
@@ -97,12 +100,12 @@ def asynchronous(url: str) -> bytes:
 def several(url: str) -> bytes:
     """Tools, a grammar, more than one answer, and token ids for a prompt."""
     one = client(url)
-    tool = {
-        "type": "function",
-        "function": {"name": "pick", "parameters": {"type": "object", "properties": {"n": {}}}},
-    }
+    shape: dict[str, object] = {"type": "object", "properties": {"n": {}}}
     answers = [
-        one.chat.completions.with_raw_response.create(**ASK, tools=[tool]),
+        one.chat.completions.with_raw_response.create(
+            **ASK,
+            tools=[{"type": "function", "function": {"name": "pick", "parameters": shape}}],
+        ),
         one.chat.completions.with_raw_response.create(
             **ASK, extra_body={"grammar": 'root ::= "yes" | "no"'}
         ),
@@ -195,8 +198,9 @@ def test_more_than_one_answer_to_a_call_is_replayed(tmp_path: Path, model_path: 
             answer = one.chat.completions.create(**ASK, n=2)
         return [choice.message.content for choice in answer.choices]
 
-    two_slots = {"profile": "default-1slot", "parallel": 2}
-    with running_server(model_path, n_ctx=1024, threads=threads(), **two_slots) as server:
+    with running_server(
+        model_path, n_ctx=1024, threads=threads(), profile="default-1slot", parallel=2
+    ) as server:
         use = use_cassette(path, mode="record")
         with use:
             recorded = ask(server.base_url)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import openai
 import pytest
@@ -296,9 +297,9 @@ def test_a_replay_builds_no_tls_context(tmp_path: Path, monkeypatch: pytest.Monk
     made: list[object] = []
     original = ssl.SSLContext.__new__
 
-    def counting(cls: type[ssl.SSLContext], *args: object, **kwargs: object) -> ssl.SSLContext:
+    def counting(cls: type[ssl.SSLContext], *args: Any, **kwargs: Any) -> ssl.SSLContext:
         made.append(cls)
-        return original(cls, *args, **kwargs)  # type: ignore[arg-type]
+        return original(cls, *args, **kwargs)
 
     monkeypatch.setattr(ssl.SSLContext, "__new__", counting)
     with use_cassette(path):

@@ -252,9 +252,9 @@ class Cassettes(RuleBasedStateMachine):
             ask = Ask(body["messages"][0]["content"], body["seed"], body["stream"])
             on_disk[call.scope, ask, call.n] = call.completion.text
         assert on_disk.keys() == self.stored.keys()
-        for call in {key[:2] for key in on_disk}:
-            one = sorted(text for key, text in on_disk.items() if key[:2] == call)
-            assert one == sorted(text for key, text in self.stored.items() if key[:2] == call)
+        for asked in {key[:2] for key in on_disk}:
+            one = sorted(text for key, text in on_disk.items() if key[:2] == asked)
+            assert one == sorted(text for key, text in self.stored.items() if key[:2] == asked)
         self.stored = on_disk
 
 

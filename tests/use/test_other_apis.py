@@ -126,8 +126,11 @@ def test_recording_them_again_changes_no_byte(
     numbers = iter(range(10))
 
     def other_id(asked: Asked) -> None:
-        plain = json.loads(json.dumps({"id-free": True}))
-        source = {"/v1/messages": MESSAGE, "/v1/responses": RESPONSE, "/api/chat": OLLAMA}
+        source: dict[str, dict[str, Any]] = {
+            "/v1/messages": MESSAGE,
+            "/v1/responses": RESPONSE,
+            "/api/chat": OLLAMA,
+        }
         plain = {**source[asked.path.partition("?")[0]], mark: f"other {next(numbers)}"}
         asked.json(plain)
 

@@ -204,7 +204,8 @@ def test_recording_again_in_another_order_changes_no_byte(tmp_path: Path) -> Non
             ask("zero")
             ask("two")
             ask("one")
-    order = {
-        call.body["messages"][-1]["content"]: call.i for call in read_cassette(path).calls.values()
-    }  # type: ignore[index]
+    order: dict[str, int] = {}
+    for call in read_cassette(path).calls.values():
+        messages: Any = call.body["messages"]
+        order[messages[-1]["content"]] = call.i
     assert order == {"zero": 0, "two": 1, "one": 2}

@@ -125,7 +125,8 @@ def test_a_program_that_stops_reading_has_its_call_recorded_whole(tmp_path: Path
         with openai.OpenAI(base_url=f"{root}/v1", api_key="none", max_retries=0) as one:
             with one.chat.completions.create(**BODY) as stream:
                 for event in stream:
-                    return event.choices[0].delta.content
+                    word: str | None = event.choices[0].delta.content
+                    return word
         return None
 
     with scripted_server(whole) as server:

@@ -303,9 +303,10 @@ def test_a_client_made_in_a_replay_works_after_it(tmp_path: Path, stub: StubServ
         ask(stub.base_url, "one")
     with use_cassette(path):
         one = client(stub.base_url)
-        assert one.chat.completions.create(
+        replayed = one.chat.completions.create(
             model="stub", messages=[{"role": "user", "content": "one"}]
         )
+        assert replayed.choices[0].message.content == "you said one"
     answer = one.chat.completions.create(
         model="stub", messages=[{"role": "user", "content": "later"}]
     )
