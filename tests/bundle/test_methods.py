@@ -155,7 +155,7 @@ def test_a_model_is_known_by_its_files_and_its_template(
 
 
 def test_a_model_without_files_is_known_by_its_label_only(small: Cassette) -> None:
-    identity = ModelIdentity("host", {"host": "api.example.org"})
+    identity = ModelIdentity("hosted", {"host": "api.example.org"})
     binding = replace(make_binding(), identity=identity)
     assert files_of(binding) == []
     assert files_of(replace(binding, identity=ModelIdentity("gguf", {"files": "abc"}))) == []

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -322,7 +323,7 @@ def session_on(path: Path, model_mode: Mode = Mode.RECORD, **options: object) ->
     return open_session(path, mode=model_mode, **options)  # type: ignore[arg-type]
 
 
-def recorded(path: Path, model: TinyModel, *prompts: str, **options: object) -> list[str]:
+def recorded(path: Path, model: TinyModel, *prompts: str, **options: Any) -> list[str]:
     with closing(session_on(path, **options)) as session:
         texts = [ask(session, model, prompt).text for prompt in prompts]
         assert session.store is not None

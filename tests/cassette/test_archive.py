@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from swarm_repro.cachedir import cache_folder
+from swarm_repro.cachedir import CACHE_VARIABLE, cache_folder
 from swarm_repro.cassette import archive
 from swarm_repro.cassette.archive import unpacked
 from swarm_repro.cassette.check import check_cassette, repaired_path
@@ -22,7 +22,7 @@ from tests.support.command import ROOT, swarm_repro
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(archive.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -47,9 +48,10 @@ def record(
     fixed: int | None = None,
 ) -> Cassette:
     used = model or TinyModel()
+    fields: dict[str, Any] = {} if fixed is None else {"seed": fixed}
     with recording(path, run_seed=seed, mode=mode, header=header) as session:
         for prompt in prompts:
-            ask(session, used, prompt, **({} if fixed is None else {"seed": fixed}))
+            ask(session, used, prompt, **fields)
     return read_cassette(path)
 
 

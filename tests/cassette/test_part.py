@@ -429,10 +429,10 @@ def test_a_disk_that_is_read_only_is_said(path: Path, monkeypatch: pytest.Monkey
     before = _recorded(path)
     real = os.open
 
-    def refuse(target: object, flags: int, *args: int, **kwargs: int) -> int:
+    def refuse(target: str | os.PathLike[str], flags: int, *args: int, **kwargs: int) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(target, flags, *args, **kwargs)  # type: ignore[call-overload,no-any-return]
+        return real(target, flags, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
@@ -456,7 +456,12 @@ def test_who_ends_lets_go_of_the_file_before_the_next_has_its_turn(
     file = PartFile(part_path(path), shared=True)
     closed: list[int] = []
     close = os.close
-    monkeypatch.setattr(os, "close", lambda one: (closed.append(one), close(one))[1])
+
+    def closing(one: int) -> None:
+        closed.append(one)
+        close(one)
+
+    monkeypatch.setattr(os, "close", closing)
     with file.turn():
         held, turns = file.descriptor, file._turns
         file.close()

@@ -9,6 +9,7 @@ import pytest
 
 from swarm_repro.cassette.header import SeedPolicy
 from swarm_repro.compare import judge
+from swarm_repro.compare.align import Pair, precedes
 from swarm_repro.compare.judge import Comparison
 from swarm_repro.compare.judged import Class
 from tests.compare.scenes import Call, record
@@ -45,7 +46,7 @@ def test_what_differs_in_one_run_follows_from_nothing_in_another(tmp_path: Path)
             for one in found.judged
         ), "each run is compared with itself"
         root, cause = found.origins
-        assert (root.cause, root.pair.seeds) == (None, {42})
+        assert (root.cause, root.pair.seeds) == (None, frozenset({42}))
         assert (root.proven, root.assumed) == (4, 0)
         assert cause.cause is not None
         assert ("calm" in cause.cause.a, "wild" in cause.cause.b) == (True, True)
@@ -187,9 +188,8 @@ def test_the_work_for_a_call_does_not_grow_with_the_roots(
         calls += [Call(f"{number}", name, at=None) for number in range(half)]
         record(tmp_path / name, calls)
     asked = Counter[str]()
-    precedes = judge.precedes
 
-    def counting(*pairs: judge.Pair) -> bool:
+    def counting(*pairs: Pair) -> bool:
         asked["precedes"] += 1
         return precedes(*pairs)
 

@@ -336,8 +336,8 @@ def test_characters_that_part_before_the_token_that_is_shown_have_no_margin() ->
 
 def test_tokens_whose_bytes_are_hidden_are_not_taken_for_equal() -> None:
     def in_process(text: str, *, rest: str) -> Completion:
-        hidden = {"token": "", "bytes": None, "logprob": -0.4, "top_logprobs": []}
-        last = {"token": rest, "bytes": None, "logprob": -0.4, "top_logprobs": []}
+        beside: dict[str, object] = {"bytes": None, "logprob": -0.4, "top_logprobs": []}
+        hidden, last = {"token": "", **beside}, {"token": rest, **beside}
         return answer(
             {
                 "choices": [

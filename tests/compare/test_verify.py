@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "recorded.jsonl"
 
 
-def record(path: Path, model: TinyModel, *prompts: str, **fields: object) -> None:
+def record(path: Path, model: TinyModel, *prompts: str, **fields: Any) -> None:
     with recording(path) as session:
         for prompt in prompts:
             ask(session, model, prompt, **fields)
@@ -404,8 +404,8 @@ def test_a_strict_cassette_needs_a_strict_backend(path: Path) -> None:
     model = TinyModel(strict_error=StrictModeError("it has 4 slots"))
     with pytest.raises(StrictModeError, match="4 slots"):
         verify(path, model)
-    cached = {"usage": {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}}
-    reuses = TinyModel(trouble=lambda _n: completion_of("x", **cached))
+    usage = {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}
+    reuses = TinyModel(trouble=lambda _n: completion_of("x", usage=usage))
     report = verify(path, reuses)
     assert groups(report) == ["failed"]
     assert "reused 3 cached prompt tokens" in str(report.calls[0].why)

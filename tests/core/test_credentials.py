@@ -119,7 +119,7 @@ def test_values_of_query_parameters_that_hold_credentials_are_found() -> None:
 
 def test_recorded_prompts_and_answers_hold_none() -> None:
     """False alarms would cost bit-exactness: none in a thousand real texts."""
-    texts = set()
+    texts: set[str] = set()
     for path in (*ROOT.glob("cassettes/*.jsonl"), *ROOT.glob("tests/data/drift/*.jsonl")):
         for call in read_cassette(path).calls.values():
             texts.update(call.texts.values())

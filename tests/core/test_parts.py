@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from swarm_repro.caller import calling_for, current_caller, is_own_traffic, own_traffic, scope
 from swarm_repro.canonical import encode_json
-from swarm_repro.cli.show import printable
 from swarm_repro.environment import (
     Environment,
     cpu_model,
@@ -27,6 +26,7 @@ from swarm_repro.environment import (
 )
 from swarm_repro.errors import ModelConflictError, ModelFileError
 from swarm_repro.model import ModelBinding, ModelIdentity, describe, require_same_model
+from swarm_repro.printable import printable
 from swarm_repro.weights import hash_file, inspect_gguf, require_gguf, shards
 from tests.core.making import json_values, make_binding
 

@@ -83,8 +83,8 @@ def test_show_survives_requests_of_any_form_and_names_that_act(tmp_path: Path) -
 
 
 def test_diff_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "swarm_repro", "diff", DRIFT / "base.jsonl"]
-    command.append(DRIFT / "word.jsonl")
+    command = [sys.executable, "-m", "swarm_repro", "diff"]
+    command += [str(DRIFT / name) for name in ("base.jsonl", "word.jsonl")]
     plain = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=60)
     assert plain.stderr == b""
     master, terminal = pty.openpty()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,9 @@ from tests.support.command import ROOT, swarm_repro
 
 pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
 
+from inspect_ai.event import ModelEvent
 from inspect_ai.log import (
+    EvalSample,
     list_eval_logs,
     read_eval_log,
     read_eval_log_sample,
@@ -41,7 +44,7 @@ COMMITTED = sorted((ROOT / "cassettes").glob("*.jsonl"))
 DEMO = ROOT / "cassettes" / "demo.seed42.jsonl"
 
 
-def model_events(sample):
+def model_events(sample: EvalSample) -> list[ModelEvent]:
     return [event for event in sample.events if event.event == "model"]
 
 
@@ -188,7 +191,7 @@ def test_runs_with_other_seeds_are_epochs_of_the_samples(tmp_path: Path) -> None
     ]
 
 
-def export_one(tmp_path: Path, request_fields: dict[str, object], answer: Completion):
+def export_one(tmp_path: Path, request_fields: dict[str, Any], answer: Completion) -> ModelEvent:
     """One call recorded through a session, exported, and read back by Inspect."""
     path = tmp_path / "one.jsonl"
     model = TinyModel(trouble=lambda _number: answer)

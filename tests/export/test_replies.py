@@ -22,7 +22,8 @@ def of(*documents: object, kind: str = "application/json") -> list[Reply]:
 
 def delta(index: int | None = 0, **members: Any) -> dict[str, Any]:
     """An event of a stream, of one choice."""
-    choice = {name: members.pop(name) for name in ("finish_reason", "logprobs") if name in members}
+    beside = ("finish_reason", "logprobs")
+    choice: dict[str, Any] = {name: members.pop(name) for name in beside if name in members}
     if index is not None:
         choice["index"] = index
     return {"choices": [{**choice, "delta": members}]}

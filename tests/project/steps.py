@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -92,7 +93,7 @@ class Runner:
         return self.results[name]
 
 
-def load(path: Path) -> dict[object, object]:
+def load(path: Path) -> dict[str | bool, Any]:
     """A YAML file; ``on`` is read as YAML 1.1's True, as PyYAML does."""
     loaded = yaml.safe_load(path.read_text("utf-8"))
     assert isinstance(loaded, dict)

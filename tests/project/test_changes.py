@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swarm_repro.errors import UsageError
 from swarm_repro.project.changes import changed_cassettes
 from swarm_repro.project.git import Repository
+from swarm_repro.project.summary import Named
 from tests.core.making import TinyModel, ask, recording
 from tests.support.command import swarm_repro
 
@@ -51,8 +53,13 @@ def commit(folder: Path) -> str:
     return git("rev-parse", "HEAD", cwd=folder)
 
 
-def since(folder: Path, revision: str = "main"):
+def since(folder: Path, revision: str = "main") -> list[Named]:
     return changed_cassettes(folder, since=revision, pathspec="cassettes/*.jsonl")
+
+
+def report_of(changed: Named) -> dict[str, Any]:
+    assert changed.content is not None, changed.note
+    return {**changed.content}
 
 
 def test_a_changed_cassette_is_compared_with_the_branch_it_left(repository: Path) -> None:
@@ -65,11 +72,12 @@ def test_a_changed_cassette_is_compared_with_the_branch_it_left(repository: Path
     git("checkout", "-q", "branch", cwd=repository)
     (changed,) = since(repository)
     assert changed.name == "cassettes/a name.jsonl"
-    assert changed.content["counts"]["root"] == 1
-    (origin,) = changed.content["origins"]
-    (call,) = [c for c in changed.content["calls"] if c["number"] == origin["call"]]
+    report = report_of(changed)
+    assert report["counts"]["root"] == 1
+    (origin,) = report["origins"]
+    (call,) = [c for c in report["calls"] if c["number"] == origin["call"]]
     assert (call["scope"], call["i"]) == ("alice", 2)
-    assert changed.content["a"]["file"] == "a name.jsonl"
+    assert report["a"]["file"] == "a name.jsonl"
 
 
 def test_new_deleted_damaged_and_unchanged_cassettes_are_told_apart(repository: Path) -> None:
@@ -113,7 +121,7 @@ def test_a_shallow_clone_compares_with_the_named_commit(repository: Path, tmp_pa
         since(clone, base)
     git("fetch", "-q", "--depth=1", "origin", "main", cwd=clone)
     (changed,) = since(clone, base)
-    assert changed.content["counts"]["root"] == 1
+    assert report_of(changed)["counts"]["root"] == 1
 
 
 @pytest.mark.parametrize("revision", ["nowhere", "--output=x", "", "\x1b[31m"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,8 @@ RUN = {
 
 
 def rendered(page: str) -> str:
-    return MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+    output: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+    return output
 
 
 def test_runs_are_one_table_and_failures_are_told_below(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_diff_of_two_recordings_shows_its_origins_and_calls(tmp_path: Path) ->
     assert f"Changed completions ({changed})" in page
 
 
-ROOT_REPORT = {
+ROOT_REPORT: dict[str, Any] = {
     "report": "diff", "version": 1, "verdict": "1 root", "identical": False,
     "a": {"file": "x.jsonl", "calls": 3}, "b": {"file": "x.jsonl", "calls": 3},
     "counts": {"identical": 1, "root": 1, "fallout": 1},
@@ -140,6 +142,7 @@ def test_hostile_values_in_any_place_of_a_report_stay_texts(value: object) -> No
         return value
 
     report = poisoned(ROOT_REPORT)
+    assert isinstance(report, dict)
     run = {"mode": value, "exit_code": value, **{k: poisoned(v) for k, v in RUN.items()}}
     page = summary([Named("x", report), Named("y", run)], notes=[str(value)])
     output = rendered(page)

@@ -84,12 +84,14 @@ def test_a_committed_cassette_is_shown_whole_and_in_lines_that_fit(path: Path) -
 
 
 def test_what_differs_by_nature_is_not_shown(tmp_path: Path) -> None:
+    def numbered(number: int) -> TinyModel:
+        return TinyModel(trouble=lambda _n: completion_of("same", number=number))
+
     texts = []
     for number in (0, 5):
         path = tmp_path / f"{number}.jsonl"
-        model = TinyModel(trouble=lambda _n, number=number: completion_of("same", number=number))
         with recording(path) as session:
-            ask(session, model, LONG)
+            ask(session, numbered(number), LONG)
         texts.append((path.read_bytes(), shown(path)))
     assert texts[0][0] != texts[1][0]
     assert texts[0][1] == texts[1][1]

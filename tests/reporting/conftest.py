@@ -11,7 +11,7 @@ from selenium import webdriver
 from swarm_repro.reporting.html import write_html
 from tests.reporting.making import Report
 from tests.reporting.page import Page
-from tests.support.browser import requested
+from tests.support.browser import log_of, requested
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def open_page(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Callable[..
     """Write a report and open it; at the end nothing was complained about, nothing was fetched."""
     opened: list[str] = []
     browser.get("about:blank")
-    browser.get_log("performance")
-    browser.get_log("browser")
+    log_of(browser, "performance")
+    log_of(browser, "browser")
 
     def open_(report: Report, *, theme: str = "light", width: int = 1400) -> Page:
         browser.set_window_size(width, 1000)
@@ -35,5 +35,5 @@ def open_page(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Callable[..
         return Page(browser)
 
     yield open_
-    assert browser.get_log("browser") == []
+    assert log_of(browser, "browser") == []
     assert requested(browser) == opened

@@ -17,6 +17,7 @@ from tests.reporting.making import (
     verify_report,
 )
 from tests.reporting.page import Page
+from tests.support.browser import log_of
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., Page]
@@ -139,7 +140,7 @@ def test_the_policy_stops_what_would_get_past_the_escaping(open_page: OpenPage) 
 
     assert outcome == "TypeError"
     assert page.run(_PWNED) == "undefined"
-    complaints = [one["message"] for one in page.browser.get_log("browser")]
+    complaints = [one["message"] for one in log_of(page.browser, "browser")]
     assert len(complaints) == 3, complaints
     assert all("requires 'Trusted" in one for one in complaints)
 

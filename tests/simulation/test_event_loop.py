@@ -66,7 +66,7 @@ def test_the_function_sees_its_callers_context_and_cannot_change_it() -> None:
         return seen, scope.get()
 
     async def main() -> list[tuple[str, str]]:
-        return await asyncio.gather(agent("a"), agent("b"))
+        return list(await asyncio.gather(agent("a"), agent("b")))
 
     with in_place_event_loop():
         assert asyncio.run(main()) == [("a", "a"), ("b", "b")]

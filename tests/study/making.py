@@ -11,13 +11,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import yaml
 
+from swarm_repro.study.estimate import Estimate
 from tests.support.command import ROOT
 from tests.support.warm import run_python
 
 TAX = ROOT / "scenarios" / "tax.study.yaml"
 TABLES = ("runs.csv", "runs.parquet", "epochs.csv", "epochs.parquet")
+
+
+def recorded_estimate(model_s: float) -> Estimate:
+    """An estimate that follows from recordings, its seconds but for what rounding adds."""
+    seconds: Any = pytest.approx(model_s)
+    return Estimate(seconds, tried=False)
 
 
 def write_study(folder: Path, **members: object) -> Path:

@@ -23,7 +23,8 @@ def answering(name: str) -> str:
 
 def killing(engine: DaskEngine, times: int) -> Callable[..., object]:
     """Asks as the engine does, but kills the worker that is asked, a number of times."""
-    ask, killed = engine._ask, []
+    ask = engine._ask
+    killed: list[str] = []
 
     def asking(address: str, function: Callable[..., object], *arguments: object) -> object:
         if function is not answering or len(killed) == times:
@@ -46,7 +47,7 @@ def test_a_worker_that_is_killed_while_the_canary_sings_is_done_without(
     try:
         monkeypatch.setattr(engine, "_ask", killing(engine, times))
         if times == 1:
-            sung = engine.canaries(task)
+            sung: list[Any] = [*engine.canaries(task)]
             assert sung
             assert set(sung) == {"alive"}
         else:

@@ -14,7 +14,7 @@ from swarm_repro.study.page import render
 from swarm_repro.study.statistics import Cell, Cost, Metric, Summary
 from tests.reporting.page import Page
 from tests.study.making import TAX, study
-from tests.support.browser import requested
+from tests.support.browser import log_of, requested
 from tests.support.command import ROOT
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ TAX_RATE = "governance.transaction_tax_rate"
 def opened(browser: webdriver.Chrome, path: Path, *, theme: str = "light") -> Page:
     """Open a page, which fetches nothing and complains about nothing."""
     browser.get("about:blank")
-    browser.get_log("performance")
-    browser.get_log("browser")
+    log_of(browser, "performance")
+    log_of(browser, "browser")
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
     browser.get(path.as_uri())
     fetched = [address for address in requested(browser) if not address.startswith("data:")]
     assert fetched == [path.as_uri()]
-    assert browser.get_log("browser") == []
+    assert log_of(browser, "browser") == []
     return Page(browser)
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from swarm_repro.errors import UsageError
 from swarm_repro.study import page
@@ -22,11 +27,11 @@ LOW = {"governance.tax": 0.0}
 HIGH = {"governance.tax": 0.5}
 
 
-def cost(settings: dict[str, object], scenario: str = "s", reproduced: str = "yes") -> Cost:
+def cost(settings: Mapping[str, object], scenario: str = "s", reproduced: str = "yes") -> Cost:
     return Cost(scenario, settings, 3, reproduced, 2, 4.5, 1000.25, 5.0, None)
 
 
-def points(settings: dict[str, object], *means: float, scenario: str = "s") -> list[Point]:
+def points(settings: Mapping[str, object], *means: float, scenario: str = "s") -> list[Point]:
     return [
         Point(scenario, settings, epoch, mean, (mean - 1, mean + 2) if epoch else None)
         for epoch, mean in enumerate(means)
@@ -240,25 +245,40 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     return found
 
 
+def error_bars(axes: Axes) -> list[ErrorbarContainer]:
+    """What is drawn by setting: each a mark, the ends of its interval, and the bar between."""
+    found = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    assert len(found) == len(axes.containers)
+    return found
+
+
+def plain(values: ArrayLike) -> Any:
+    """The numbers of an array, as lists."""
+    return np.asarray(values).tolist()
+
+
 def test_a_drawing_by_setting_has_a_mark_and_its_interval_at_each_place(
     drawn: list[Axes],
 ) -> None:
     render(summary(METRIC))
     axes = drawn[0]
-    marks = [container.lines[0].get_xydata().tolist() for container in axes.containers]
-    assert marks == [[[0, 1.23456]], [[1, 7.0]]]
-    (bars,) = axes.containers[0].lines[2]
+    drawn_bars = error_bars(axes)
+    marks = [one.lines[0] for one in drawn_bars]
+    assert [plain(mark.get_xydata()) for mark in marks] == [[[0, 1.23456]], [[1, 7.0]]]
+    (bars,) = drawn_bars[0].lines[2]
     assert bars.get_segments()[0].tolist() == [[0, 1.0], [0, 1.5]]
-    (bars,) = axes.containers[1].lines[2]
+    (bars,) = drawn_bars[1].lines[2]
     assert bars.get_segments()[0].tolist() == [[1, 7.0], [1, 7.0]], "no interval, no width"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["tax = 0.0", "tax = 0.5"]
     assert {label.get_rotation() for label in axes.get_xticklabels()} == {0}
-    colours = [container.lines[0].get_color() for container in axes.containers]
-    assert colours == ["#0072b2", "#d55e00"]
-    assert {container.lines[0].get_marker() for container in axes.containers} == {"o"}
-    caps = axes.containers[0].lines[1]
+    assert [mark.get_color() for mark in marks] == ["#0072b2", "#d55e00"]
+    assert {mark.get_marker() for mark in marks} == {"o"}
+    caps = drawn_bars[0].lines[1]
     assert [cap.get_markersize() for cap in caps] == [8, 8], "both ends of an interval are marked"
-    assert axes.margins()[0] == 0.2
+    margins = axes.margins()
+    assert margins is not None
+    assert margins[0] == 0.2
+    assert isinstance(axes.figure, Figure)
     assert axes.figure.get_size_inches().tolist() == [5.2, 3.2]
     assert not axes.spines["top"].get_visible()
     assert not axes.spines["right"].get_visible()
@@ -275,7 +295,7 @@ def test_many_settings_have_room_for_their_names_and_colours_come_again(
     render(summary(Metric("m", cells, (), trajectories), costs=costs))
     by_setting, by_epoch = drawn
     assert {label.get_rotation() for label in by_setting.get_xticklabels()} == {30}
-    colours = [container.lines[0].get_color() for container in by_setting.containers]
+    colours = [one.lines[0].get_color() for one in error_bars(by_setting)]
     assert len(set(colours)) == 7
     assert colours[7:] == colours[:2]
     assert [line.get_color() for line in by_epoch.lines] == colours
@@ -285,7 +305,7 @@ def test_many_settings_have_room_for_their_names_and_colours_come_again(
 def test_a_drawing_by_epoch_has_a_line_and_its_band_for_each_setting(drawn: list[Axes]) -> None:
     render(summary(METRIC))
     axes = drawn[1]
-    assert [line.get_xydata().tolist() for line in axes.lines] == [
+    assert [plain(line.get_xydata()) for line in axes.lines] == [
         [[0, 1.0], [1, 2.0]], [[0, 3.0], [1, 4.0]],
     ]  # fmt: skip
     legend = axes.get_legend()
@@ -294,12 +314,13 @@ def test_a_drawing_by_epoch_has_a_line_and_its_band_for_each_setting(drawn: list
     assert not legend.get_frame_on()
     assert axes.get_xlabel() == "epoch"
     for band, (low, high) in zip(axes.collections, ((1.0, 4.0), (3.0, 6.0)), strict=True):
-        corners = {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
+        corners = {tuple(point) for point in plain(band.get_paths()[0].vertices)}
         # No interval in epoch 0, from 1 below to 2 above in epoch 1.
         assert {(0.0, low), (1.0, low), (1.0, high)} <= corners
         assert len(corners) == 3
         assert band.get_alpha() == 0.15
         assert band.get_linewidth() == [0]
     colours = [line.get_color() for line in axes.lines]
-    assert [to_hex(band.get_facecolor()[0]) for band in axes.collections] == colours
+    faces: list[Any] = [band.get_facecolor() for band in axes.collections]
+    assert [to_hex(face[0]) for face in faces] == colours
     assert all(tick.is_integer() for tick in axes.get_xticks()), "there are no half epochs"

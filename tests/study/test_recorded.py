@@ -14,12 +14,13 @@ from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import BackendError, CassetteAccessError, CassetteDamagedError
 from swarm_repro.study import estimate as estimating
 from swarm_repro.study import recordings
-from swarm_repro.study.estimate import Estimate, estimate
+from swarm_repro.study.estimate import estimate
 from swarm_repro.study.file import Run, Study, load_study
 from swarm_repro.study.recordings import merge_recordings, recording_of, require_recordings
 from tests.core.making import TinyModel, ask, recording
 from tests.study.making import (
     agents_alone,
+    recorded_estimate,
     runs_in_this_process,
     write_scenario,
     write_study,
@@ -184,7 +185,7 @@ def test_seconds_follow_from_the_steps_that_were_recorded(tmp_path: Path) -> Non
         for call in read_cassette(study.cassette_of(run)).calls.values()
     ]
     a_step = sum(call.duration_s for call in calls) / (2 * 1 * 2)
-    assert estimate(study, probe=False) == Estimate(pytest.approx(a_step * 3 * 2 * 3), False)
+    assert estimate(study, probe=False) == recorded_estimate(a_step * 3 * 2 * 3)
     assert estimate(study, probe=True) == estimate(study, probe=False), "nothing need be tried"
 
 
@@ -194,9 +195,7 @@ def test_the_scenarios_own_epochs_and_steps_count_where_the_study_names_none(
     study = made(tmp_path, seeds=[1], settings={"simulation.n_epochs": [2, 5]})
     path = record(study, study.runs[0], "a")
     (call,) = read_cassette(path).calls.values()
-    assert estimate(study, probe=False) == Estimate(
-        pytest.approx(call.duration_s / 2 * (2 + 5) * 1), False
-    )
+    assert estimate(study, probe=False) == recorded_estimate(call.duration_s / 2 * (2 + 5) * 1)
 
 
 def test_recordings_beside_the_study_count_where_it_has_none_itself(tmp_path: Path) -> None:
@@ -206,9 +205,9 @@ def test_recordings_beside_the_study_count_where_it_has_none_itself(tmp_path: Pa
         call.duration_s
         for call in read_cassette(Path("cassettes/small.seed2.jsonl")).calls.values()
     )
-    assert estimate(study, probe=False) == Estimate(pytest.approx(2 * beside), False)
+    assert estimate(study, probe=False) == recorded_estimate(2 * beside)
     (own,) = read_cassette(record(study, study.runs[0], "d")).calls.values()
-    assert estimate(study, probe=False) == Estimate(pytest.approx(2 * own.duration_s), False)
+    assert estimate(study, probe=False) == recorded_estimate(2 * own.duration_s)
 
 
 def test_a_scenario_of_which_nothing_is_known_counts_as_the_others(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_a_scenario_of_which_nothing_is_known_counts_as_the_others(tmp_path: Pat
         cassette = read_cassette(record(study, run, *prompts))
         took.append(sum(call.duration_s for call in cassette.calls.values()))
     found = estimate(study, probe=False)
-    assert found == Estimate(pytest.approx(took[0] + took[1] + (took[0] + took[1]) / 2), False)
+    assert found == recorded_estimate(took[0] + took[1] + (took[0] + took[1]) / 2)
 
 
 def test_only_some_of_many_recordings_are_looked_at(tmp_path: Path) -> None:
@@ -230,7 +229,7 @@ def test_only_some_of_many_recordings_are_looked_at(tmp_path: Path) -> None:
     for run in study.runs:
         record(study, run, *(["a"] if run.seed < 8 else ["a", "b", "c"]))
     (call,) = read_cassette(study.cassette_of(study.runs[0])).calls.values()
-    assert estimate(study, probe=False) == Estimate(pytest.approx(9 * call.duration_s), False)
+    assert estimate(study, probe=False) == recorded_estimate(9 * call.duration_s)
 
 
 def test_a_step_is_tried_where_nothing_is_known(

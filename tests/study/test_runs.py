@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
-from swarm_repro.study.estimate import Estimate, estimate
+from swarm_repro.study.estimate import estimate
 from swarm_repro.study.file import load_study
 from tests.study.making import (
     TAX,
     command,
     environment,
+    recorded_estimate,
     study,
     tables_of,
     write_scenario,
@@ -199,12 +200,12 @@ def test_how_long_it_takes_follows_from_each_scenarios_steps(
     assert recorded is not None
     (path,) = tmp_path.glob("cassettes/small/*.jsonl")
     took = sum(call.duration_s for call in read_cassette(path).calls.values())
-    assert recorded == Estimate(pytest.approx(4 * took), tried=False)
+    assert recorded == recorded_estimate(4 * took)
     # Twice as many steps, of which nothing more is known.
     write_study(tmp_path, settings={"simulation.n_epochs": [4]})
     shutil.move(path, tmp_path / "cassettes" / "small.seed1.jsonl")
     longer = estimate(load_study(small), probe=False)
-    assert longer == Estimate(pytest.approx(2 * 2 * took), tried=False)
+    assert longer == recorded_estimate(2 * 2 * took)
 
 
 def test_a_step_is_tried_where_nothing_was_recorded(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,8 @@ def _read(path: Path, *, limit_s: float = 60.0) -> dict[str, object]:
 def wait_for_workers(address: str, count: int) -> None:
     import distributed
 
-    with distributed.Client(address) as client:
+    client_of: Any = distributed.Client  # it has no types
+    with client_of(address) as client:
         client.wait_for_workers(count, timeout=60)
 
 

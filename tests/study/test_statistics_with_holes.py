@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from swarm_repro.study.statistics import Cell, Point, Summary, mean_interval, su
 from tests.study.test_statistics import Results, planted, result
 
 
-def study_of(*runs: tuple[str, dict[str, object], int, int]) -> Study:
+def study_of(*runs: tuple[str, Mapping[str, object], int, int]) -> Study:
     """A study of runs as (scenario, settings, seed, repeat)."""
     made = tuple(
         Run(place, f"run{place}", scenario, scenario, Path("s"), "", settings, seed, repeat)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -53,9 +54,16 @@ def running_browser(profile: Path) -> Iterator[webdriver.Chrome]:
         chrome.quit()
 
 
+def log_of(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    """What the browser wrote into a log, ``browser`` or ``performance``, since it was last read."""
+    untyped: Any = browser  # its get_log() has no types
+    entries: list[dict[str, Any]] = untyped.get_log(kind)
+    return entries
+
+
 def requested(browser: webdriver.Chrome) -> list[str]:
     """Addresses the browser asked for since the log was last read."""
-    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    messages = (json.loads(entry["message"])["message"] for entry in log_of(browser, "performance"))
     return [
         message["params"]["request"]["url"]
         for message in messages
