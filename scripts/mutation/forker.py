@@ -170,6 +170,8 @@ def _run_tests(job: Job, writing: int) -> int:
     if job["coverage"]:
         import coverage
 
+        # What is forked from one process for many tests would count as one test's.
+        os.environ["SWARM_REPRO_TEST_FRESH_PROCESSES"] = "1"
         measured = coverage.Coverage(config_file=job["coverage"])
         measured.start()
     plugin = _Plugin(job, writing, measured)
