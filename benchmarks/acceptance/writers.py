@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from swarm_repro.session import Session
 from tests.core.making import HEADER, TinyModel, ask, chat, replaying
 
 PROCESSES = 8
+#: A look reads all of the recording, and takes a core from those who write it.
+_BETWEEN_LOOKS_S = 0.05
 
 
 def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
@@ -38,6 +41,7 @@ def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
                     if status:
                         raise Lost("a recording ended in an error")
                 seen["looks at running recordings"] += _look(part_path(path))
+                time.sleep(_BETWEEN_LOOKS_S)
             seen["calls"] += _require_all(path, each)
     return {"processes": PROCESSES, "rounds": rounds, **seen}
 

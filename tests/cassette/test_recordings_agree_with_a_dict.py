@@ -365,7 +365,8 @@ class Indexed(Recordings):
 
 @pytest.mark.parametrize("machine", [Recordings, Archived, Indexed])
 def test_any_sequence_of_sessions_agrees_with_a_dict(machine: type[Recordings]) -> None:
-    examples = 60 if machine is Recordings else 30
+    # Archives are packed anew in every session, which is most of the time.
+    examples = {Recordings: 60, Indexed: 30, Archived: 15}[machine]
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=examples, stateful_step_count=30, deadline=None),

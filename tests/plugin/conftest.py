@@ -45,6 +45,21 @@ async def ask_async(text):
 """
 
 
+#: The same by the HTTP library alone, for suites whose every worker would import the client.
+ASKING_BY_HTTP = f"""\
+import os, pytest
+import {_library} as library
+from swarm_repro import scope
+
+def ask(text):
+    url = os.environ["MODEL_URL"] + "/chat/completions"
+    body = {{"model": "stub", "messages": [{{"role": "user", "content": text}}]}}
+    answer = library.post(url, json=body)
+    answer.raise_for_status()
+    return answer.json()["choices"][0]["message"]["content"]
+"""
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubServer]:
     with running_stub(reply=lambda body: f"heard {body['messages'][0]['content']}") as server:
@@ -60,6 +75,10 @@ class Suite:
         self._monkeypatch = monkeypatch
         pytester.makefile(".ini", pytest=INI)
         pytester.makepyfile(asking=ASKING)
+
+    def ask_by_http(self) -> None:
+        """Let its tests ask without the openai client."""
+        self.pytester.makepyfile(asking=ASKING_BY_HTTP)
 
     def write(self, source: str, name: str = "test_it") -> None:
         self.pytester.makepyfile(**{name: "from asking import *\n" + source})

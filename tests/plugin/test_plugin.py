@@ -214,6 +214,7 @@ def test_of_no_cassette():
 
 
 def test_tests_that_share_a_cassette_are_kept_apart(suite: Suite, stub: StubServer) -> None:
+    suite.ask_by_http()
     suite.write("""
 pytestmark = pytest.mark.cassette("shared.jsonl")
 
@@ -238,6 +239,7 @@ def test_asks(number):
 def test_a_suite_recorded_by_four_workers_is_replayed_by_four_and_in_any_order(
     suite: Suite, stub: StubServer
 ) -> None:
+    suite.ask_by_http()
     suite.write("""
 @pytest.mark.parametrize("number", range(12))
 def test_asks(number, cassette):
@@ -266,6 +268,7 @@ def pytest_collection_modifyitems(items):
 def test_orphans_are_listed_and_removed_when_asked(
     suite: Suite, stub: StubServer, workers: tuple[str, ...]
 ) -> None:
+    suite.ask_by_http()
     source = """
 @pytest.mark.cassette
 def test_stays():
