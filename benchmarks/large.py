@@ -139,7 +139,7 @@ def measure(what: str, path: Path, size: int) -> dict[str, float]:
     if what in ("record", "end"):
         from swarm_repro.mode import Mode
         from swarm_repro.session import Session
-        from tests.core.making import TinyModel, ask
+        from tests.support.tiny_model import TinyModel, ask
 
         header = Header(recorder="0.1.0", seed_policy="as-is")
         store = open_for_recording(path, header, keep=True)

@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.replay import SCENARIO, reply  # noqa: E402
-from tests.study.making import TABLES, tables_of, write_study  # noqa: E402
 from tests.support.stub_server import running_stub  # noqa: E402
+from tests.support.studies import TABLES, tables_of, write_study  # noqa: E402
 
 REPEATS = 10
 

@@ -1,8 +1,8 @@
 """Print how much of each room the tests run: statements and branches.
 
-    export COVERAGE_PROCESS_START=$PWD/pyproject.toml COVERAGE_FILE=/tmp/coverage/data
+    export COVERAGE_PROCESS_START=$PWD/pyproject.toml COVERAGE_FILE=$PWD/build/coverage/data
     .venv/bin/python -m pytest -n logical
-    .venv/bin/python scripts/coverage_by_room.py /tmp/coverage
+    .venv/bin/python scripts/coverage_by_room.py build/coverage
 
 The two variables measure every Python process that inherits them: the workers of the tests, and the
 commands that tests start. Each process leaves a file of its own in the folder.

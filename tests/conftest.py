@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ from swarm_repro.serving.state import StartedServer
 
 if TYPE_CHECKING:
     from selenium import webdriver
+
+# Some containers ask Python to write no bytecode. Each of the hundreds of processes of the tests
+# would compile the package anew, and each worker rewrite all assertions: half of the CPU.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Time on a shared machine says nothing about correctness.
 settings.register_profile("default", deadline=None)

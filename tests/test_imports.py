@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import swarm_repro
-from tests.core.making import small_cassette
+from tests.support.tiny_model import small_cassette
 
 PACKAGE = Path(swarm_repro.__file__).parent
 

@@ -10,7 +10,7 @@ from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.mode import Mode
-from tests.core.making import LONG, TinyModel, ask, recording, replaying
+from tests.support.tiny_model import LONG, TinyModel, ask, recording, replaying
 
 THREADS = 4
 #: Calls of each thread.

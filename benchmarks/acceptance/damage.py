@@ -30,7 +30,7 @@ from swarm_repro.cassette.reader import Cassette, RecordReader
 from swarm_repro.cassette.records import CallId
 from swarm_repro.cassette.store import CassetteStore, open_for_replay
 from swarm_repro.errors import RequestError, SwarmReproError
-from tests.core.making import small_cassette
+from tests.support.tiny_model import small_cassette
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Recorded from a real model: 96 KB of plain answers, and 239 KB of a simulation.

@@ -18,8 +18,8 @@ import psutil
 
 from benchmarks.acceptance.calls import Lost
 from swarm_repro.cassette.reader import read_cassette
-from tests.study.making import command, environment, tables_of, write_scenario, write_study
 from tests.support.stub_server import running_stub
+from tests.support.studies import command, environment, tables_of, write_scenario, write_study
 
 #: What is ended: with the study its workers, one of its workers, or both by the terminal's Ctrl-C.
 KINDS = ("the study", "a worker", "an interrupt")

@@ -15,7 +15,7 @@ from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, TinyModel, ask, chat, replaying
+from tests.support.tiny_model import HEADER, TinyModel, ask, chat, replaying
 
 PROCESSES = 8
 #: A look reads all of the recording, and takes a core from those who write it.

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.library import library
+from tests.support.command import ROOT
+from tests.support.llama_cpp_stand_in import library
 
 __all__ = ["library"]
 
-PROGRAM = Path(__file__).with_name("server_program.py")
+PROGRAM = ROOT / "tests" / "support" / "audit_server.py"
 
 
 @pytest.fixture(autouse=True)

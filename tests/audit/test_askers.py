@@ -18,10 +18,10 @@ from swarm_repro.backends.llama_cpp import LlamaCpp
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendError, BackendResponseError
 from swarm_repro.request import Request
-from tests.audit.making import answer
-from tests.audit.scripted import this_process_as_a_server
-from tests.core.making import make_binding
+from tests.support.audit_reports import answer
+from tests.support.scripted_audit import this_process_as_a_server
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
+from tests.support.tiny_model import make_binding
 
 CHAT = Prompt(
     name="act",

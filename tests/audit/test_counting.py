@@ -8,7 +8,7 @@ import pytest
 
 from swarm_repro.audit.counting import count, said
 from swarm_repro.completion import Completion
-from tests.audit.making import answer, calling, streamed
+from tests.support.audit_reports import answer, calling, streamed
 
 
 def test_equal_answers_are_one_and_part_nowhere() -> None:

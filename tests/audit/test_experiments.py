@@ -11,7 +11,14 @@ import pytest
 from swarm_repro.audit.experiments import EXPERIMENTS, Experiment, experiments_named
 from swarm_repro.audit.settings import IN_PROCESS, Setting
 from swarm_repro.serving.profiles import CPU_STRICT, DEFAULT_1SLOT
-from tests.audit.scripted import PROMPTS, ScriptedBench, prompt, scripted_bench, setting, texts
+from tests.support.scripted_audit import (
+    PROMPTS,
+    ScriptedBench,
+    prompt,
+    scripted_bench,
+    setting,
+    texts,
+)
 
 Strs = list[str]
 REFERENCE = ["1: act", "1: accept", "1: vote"]

@@ -14,7 +14,7 @@ from swarm_repro.audit.judge import (
     verdict,
 )
 from swarm_repro.audit.report import Cell
-from tests.audit.making import cell, experiments, measured
+from tests.support.audit_reports import cell, experiments, measured
 
 WITHIN = experiments("repeat", "load")
 BOTH = experiments("repeat", "load", "batch", "seed-none")

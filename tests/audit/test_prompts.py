@@ -15,8 +15,8 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, UsageError
 from swarm_repro.request import Request, normalise_seed
-from tests.core.making import NAME, TinyModel, completion_of, recording
 from tests.support.command import ROOT
+from tests.support.tiny_model import NAME, TinyModel, completion_of, recording
 
 DEMO = ROOT / "cassettes" / "demo.seed42.jsonl"
 

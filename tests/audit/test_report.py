@@ -21,8 +21,8 @@ from swarm_repro.canonical import encode_json
 from swarm_repro.environment import Environment
 from swarm_repro.errors import BackendError
 from swarm_repro.serving.state import StartedServer
-from tests.audit.scripted import Asked, ScriptedBench, scripted_bench, setting
 from tests.support.command import ROOT
+from tests.support.scripted_audit import Asked, ScriptedBench, scripted_bench, setting
 
 SCHEMA = json.loads((ROOT / "docs/reference/schemas/audit.schema.json").read_text("utf-8"))
 

@@ -10,7 +10,7 @@ from swarm_repro.audit.prompts import built_in_prompts
 from swarm_repro.audit.report import AuditReport, Recommendation
 from swarm_repro.audit.text import render
 from swarm_repro.compare.parting import Parting
-from tests.audit.making import cell, experiments, measured
+from tests.support.audit_reports import cell, experiments, measured
 
 HOSTILE = Parting(
     unit="token",

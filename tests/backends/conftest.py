@@ -1,3 +1,3 @@
-from tests.backends.library import library
+from tests.support.llama_cpp_stand_in import library
 
 __all__ = ["library"]

@@ -14,7 +14,7 @@ from swarm_repro.backends.base import Backend, Bound, DirectCalls
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendResponseError
 from swarm_repro.request import Endpoint, Request
-from tests.core.making import completion_of, make_binding, make_environment
+from tests.support.tiny_model import completion_of, make_binding, make_environment
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -8,7 +8,7 @@ from swarm_repro.backends.hosted import Hosted
 from swarm_repro.errors import BackendError, StrictModeError
 from swarm_repro.model import hosted_binding
 from swarm_repro.request import Request
-from tests.core.making import make_binding
+from tests.support.tiny_model import make_binding
 
 REQUEST = Request("chat", make_binding(), "/v1/chat/completions", {"messages": []})
 

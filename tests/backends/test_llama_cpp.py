@@ -23,8 +23,8 @@ from swarm_repro.errors import (
 )
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.weights import hash_file
-from tests.backends.library import Llama, LlamaGrammar, Number
-from tests.core.making import make_binding
+from tests.support.llama_cpp_stand_in import Llama, LlamaGrammar, Number
+from tests.support.tiny_model import make_binding
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ANSWER = {"choices": [{"message": {"content": "yes"}}]}

@@ -25,8 +25,8 @@ from swarm_repro.errors import (
 )
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.weights import hash_file
-from tests.backends.pages import Pages, Turns, about, serving, write_gguf
-from tests.core.making import make_binding
+from tests.support.page_server import Pages, Turns, about, serving, write_gguf
+from tests.support.tiny_model import make_binding
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from swarm_repro.backends.base import Bound
-from tests.core.making import make_binding
+from tests.support.tiny_model import make_binding
 
 
 def test_a_bound_model_cannot_change() -> None:

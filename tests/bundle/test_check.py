@@ -17,8 +17,8 @@ from swarm_repro.bundle.make import BundleOptions, make_bundle
 from swarm_repro.canonical import sha256_hex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, ExitCode
-from tests.bundle.making import contents_of, pack, record, replaced, rewrite
-from tests.study.making import runs_in_this_process
+from tests.support.bundles import contents_of, pack, record, replaced, rewrite
+from tests.support.studies import runs_in_this_process
 
 CASSETTE = "cassettes/tiny.seed1.jsonl"
 SCENARIO = "scenarios/tiny.yaml"

@@ -20,8 +20,8 @@ from swarm_repro.canonical import sha256_hex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.runs import Artifact
 from swarm_repro.errors import CassetteAccessError, UsageError
-from tests.bundle.making import contents_of, record, rewrite
-from tests.study.making import runs_in_this_process
+from tests.support.bundles import contents_of, record, rewrite
+from tests.support.studies import runs_in_this_process
 
 ARTIFACTS = [
     "events.jsonl", "history.json", "prompts.jsonl", "tiny_agents.csv", "tiny_epochs.csv",

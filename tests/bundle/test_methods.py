@@ -18,7 +18,7 @@ from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.environment import Environment
 from swarm_repro.model import ModelBinding, ModelIdentity
 from swarm_repro.serving.models import KNOWN_MODELS
-from tests.core.making import HEADER, make_binding, small_cassette
+from tests.support.tiny_model import HEADER, make_binding, small_cassette
 
 WEIGHTS = "a" * 64
 FULL = {

@@ -32,7 +32,8 @@ from swarm_repro.mode import Mode
 from swarm_repro.model import ModelIdentity
 from swarm_repro.opening import SWITCH_VARIABLE, open_session
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import (
     TinyModel,
     ask,
     completion_of,
@@ -40,7 +41,6 @@ from tests.core.making import (
     make_environment,
     replaying,
 )
-from tests.support.command import ROOT, swarm_repro
 
 ANSWER = completion_of("fine")
 KEPT = Completion(200, "application/json", ANSWER.body, 0.5)

@@ -18,7 +18,15 @@ from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteAccessError, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, LONG, TinyModel, ask, completion_of, make_run, small_cassette
+from tests.support.tiny_model import (
+    HEADER,
+    LONG,
+    TinyModel,
+    ask,
+    completion_of,
+    make_run,
+    small_cassette,
+)
 
 DEMO = Path(__file__).resolve().parents[2] / "cassettes" / "demo.seed42.jsonl"
 

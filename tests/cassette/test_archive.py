@@ -16,8 +16,8 @@ from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, UsageError
 from swarm_repro.mode import Mode
-from tests.core.making import LONG, TinyModel, ask, recording, replaying, small_cassette
 from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import LONG, TinyModel, ask, recording, replaying, small_cassette
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.cassette.scan import call_digest
-from tests.core.making import TinyModel, ask, recording
+from tests.support.tiny_model import TinyModel, ask, recording
 
 COUNT = 12
 STRANGER: CallId = ("nobody", "sr1:" + "0" * 64, 0)

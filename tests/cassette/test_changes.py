@@ -20,7 +20,7 @@ from swarm_repro.errors import CassetteDamagedError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 from tests.cassette.test_reader import records, sealed
-from tests.core.making import (
+from tests.support.tiny_model import (
     HEADER,
     TinyModel,
     ask,

@@ -24,8 +24,8 @@ from swarm_repro.environment import UNKNOWN
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, LONG, TinyModel, ask, chat, recording, small_cassette
 from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import HEADER, LONG, TinyModel, ask, chat, recording, small_cassette
 
 COMMITTED = sorted([*ROOT.glob("cassettes/*.jsonl"), *ROOT.glob("tests/data/drift/*.jsonl")])
 

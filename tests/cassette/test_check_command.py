@@ -15,7 +15,7 @@ from swarm_repro.cassette.records import CallRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.cli import main
 from swarm_repro.request import Request
-from tests.core.making import completion_of, small_cassette
+from tests.support.tiny_model import completion_of, small_cassette
 
 Call = Callable[..., tuple[int, list[str]]]
 

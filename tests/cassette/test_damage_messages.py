@@ -16,7 +16,7 @@ from swarm_repro.cassette.part import read_part
 from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from tests.cassette.test_reader import records, sealed
-from tests.core.making import small_cassette
+from tests.support.tiny_model import small_cassette
 
 Records = list[dict[str, Any]]
 

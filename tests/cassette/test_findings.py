@@ -35,7 +35,7 @@ from tests.cassette.test_damage_messages import RUN as RUN_LINE
 from tests.cassette.test_damage_messages import TEXT as TEXT_LINE
 from tests.cassette.test_damage_messages import WITNESS as WITNESS_LINE
 from tests.cassette.test_reader import records, sealed
-from tests.core.making import small_cassette
+from tests.support.tiny_model import small_cassette
 
 #: A finding as (line, record, what is wrong).
 Found = tuple[int | None, str, str]

@@ -18,8 +18,8 @@ from swarm_repro.cassette.mapped import open_mapped
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import COUNTED, CallRecord
 from swarm_repro.cassette.writer import write_cassette
-from tests.core.making import TinyModel, ask, recording
 from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import TinyModel, ask, recording
 
 FORMATS = ROOT / "tests" / "data" / "formats"
 FILES = sorted(FORMATS.glob("*.jsonl"))

@@ -11,7 +11,7 @@ import pytest
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.mode import Mode
-from tests.core.making import TinyModel, ask, recording, replaying
+from tests.support.tiny_model import TinyModel, ask, recording, replaying
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ from swarm_repro.errors import SwarmReproError
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, TinyModel, ask, make_run
+from tests.support.tiny_model import HEADER, TinyModel, ask, make_run
 
 path, when, room, trips = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "run"
 

@@ -21,7 +21,7 @@ from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import CassetteDamagedError, RequestError, SwarmReproError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, TinyModel, ask, small_cassette
+from tests.support.tiny_model import HEADER, TinyModel, ask, small_cassette
 
 #: What a record's member may turn into.
 VALUES: list[object] = [

@@ -11,8 +11,8 @@ from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
-from tests.core.making import TinyModel, ask, recording, small_cassette
 from tests.support.command import ROOT
+from tests.support.tiny_model import TinyModel, ask, recording, small_cassette
 
 COMMITTED = sorted(
     [*(ROOT / "cassettes").glob("*.jsonl"), *(ROOT / "tests/data/drift").glob("*.jsonl")]

@@ -14,8 +14,8 @@ from swarm_repro.cassette.lines import decode_line, encode_line
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
-from tests.compare.scenes import Call, record
-from tests.core.making import LONG, completion_of
+from tests.support.recordings import Call, record
+from tests.support.tiny_model import LONG, completion_of
 
 Record = dict[str, Any]
 

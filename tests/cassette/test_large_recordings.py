@@ -24,7 +24,7 @@ from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.errors import CassetteDamagedError, ReplayMiss
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     HEADER,
     LONG,
     TinyModel,

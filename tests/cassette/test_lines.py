@@ -22,7 +22,7 @@ from swarm_repro.cassette.lines import (
 )
 from swarm_repro.cassette.runs import from_ranges, to_ranges
 from swarm_repro.completion import IN_PROCESS, Completion
-from tests.core.making import LONG, completion_of, json_values, texts
+from tests.support.tiny_model import LONG, completion_of, json_values, texts
 
 STREAM = "text/event-stream"
 RECORDS = st.dictionaries(st.text("abcdef", min_size=1, max_size=5), json_values(), max_size=4).map(

@@ -24,8 +24,8 @@ from swarm_repro.cassette.table import DIGEST_BYTES, Table
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import CassetteDamagedError, ReplayMiss, SwarmReproError
 from swarm_repro.opening import describe_unplayed
-from tests.core.making import LONG, TinyModel, ask, recording, replaying, small_cassette
 from tests.support.command import ROOT
+from tests.support.tiny_model import LONG, TinyModel, ask, recording, replaying, small_cassette
 
 COMMITTED = sorted([*ROOT.glob("cassettes/*.jsonl"), *ROOT.glob("tests/data/drift/*.jsonl")])
 

@@ -24,7 +24,8 @@ from swarm_repro.cassette.records import CallId, CallRecord
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import NotComparableError
 from swarm_repro.mode import Mode
-from tests.core.making import (
+from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import (
     DEFAULTS,
     HEADER,
     LONG,
@@ -35,7 +36,6 @@ from tests.core.making import (
     recording,
     replaying,
 )
-from tests.support.command import ROOT, swarm_repro
 
 
 def record(

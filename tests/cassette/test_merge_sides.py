@@ -17,7 +17,7 @@ from swarm_repro.completion import Completion
 from swarm_repro.errors import NotComparableError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     DEFAULTS,
     HEADER,
     LONG,

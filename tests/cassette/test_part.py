@@ -33,7 +33,8 @@ from swarm_repro.errors import (
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, describe_unplayed, open_session
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.command import ROOT
+from tests.support.tiny_model import (
     HEADER,
     TinyModel,
     ask,
@@ -43,7 +44,6 @@ from tests.core.making import (
     recording,
     replaying,
 )
-from tests.support.command import ROOT
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ from pathlib import Path
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import HEADER, TinyModel, ask
+from tests.support.tiny_model import HEADER, TinyModel, ask
 
 store = open_for_recording(Path(sys.argv[1]), HEADER, keep=False)
 session = Session(mode=Mode.RECORD, header=HEADER, store=store, run_seed=7)

@@ -18,7 +18,7 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, open_session
-from tests.core.making import HEADER, TinyModel, ask, recording
+from tests.support.tiny_model import HEADER, TinyModel, ask, recording
 
 
 @pytest.fixture

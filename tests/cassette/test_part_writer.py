@@ -18,7 +18,7 @@ from swarm_repro.errors import CassetteAccessError, CassetteDamagedError, ModelC
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, open_session
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     HEADER,
     LONG,
     TinyModel,

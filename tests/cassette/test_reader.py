@@ -20,7 +20,7 @@ from swarm_repro.cassette.store import open_for_recording, open_for_replay
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     HEADER,
     LONG,
     TinyModel,

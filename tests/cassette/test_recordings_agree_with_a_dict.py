@@ -44,7 +44,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import LONG, TinyModel, ask, make_environment, make_run
+from tests.support.tiny_model import LONG, TinyModel, ask, make_environment, make_run
 
 #: What a call is known by here: scope, prompt, repeat. The machine never looks at a key.
 Id = tuple[str, str, int]

@@ -15,7 +15,7 @@ from swarm_repro.cassette.redact import redact
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import CassetteDamagedError
 from swarm_repro.request import Request
-from tests.core.making import (
+from tests.support.tiny_model import (
     LONG,
     TinyModel,
     ask,

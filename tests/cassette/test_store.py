@@ -20,7 +20,7 @@ from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.errors import CassetteAccessError, ModelConflictError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     DEFAULTS,
     HEADER,
     LONG,

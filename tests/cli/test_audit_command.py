@@ -18,7 +18,7 @@ from swarm_repro.audit.report import AuditReport
 from swarm_repro.audit.text import render
 from swarm_repro.canonical import encode_json
 from tests.audit.test_text import report
-from tests.cli.terminal import on_a_terminal, run
+from tests.support.terminal import on_a_terminal, run
 
 Capture = pytest.CaptureFixture[str]
 

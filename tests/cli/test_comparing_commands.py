@@ -17,9 +17,9 @@ from swarm_repro.compare.diff import DiffReport
 from swarm_repro.compare.text import diff_lines
 from swarm_repro.project.summary import Named, summary
 from swarm_repro.reporting.html import render_html
-from tests.cli.invoking import invoke
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
+from tests.support.in_process import invoke
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -15,9 +15,9 @@ from swarm_repro import __version__
 from swarm_repro.cli import doctor
 from swarm_repro.serving.state import write_record
 from swarm_repro.weights import hash_file
-from tests.audit.scripted import this_process_as_a_server
-from tests.backends.pages import about, serving, write_gguf
-from tests.cli.terminal import run
+from tests.support.page_server import about, serving, write_gguf
+from tests.support.scripted_audit import this_process_as_a_server
+from tests.support.terminal import run
 
 NOBODY = "http://127.0.0.1:9"
 ALL = {"openai": "1.2", "swarm-safety": "3.4", "matplotlib": "5.6", "llama-cpp-python": "7.8"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.serving.models import KNOWN_MODELS
-from tests.backends.pages import serving
-from tests.cli.terminal import on_a_terminal, run
+from tests.support.page_server import serving
+from tests.support.terminal import on_a_terminal, run
 
 BODY = b"GGUF" + bytes(range(256)) * 4
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -15,8 +15,8 @@ from swarm_repro.completion import Completion
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
 from swarm_repro.study.worker import Report
-from tests.cli.terminal import on_a_terminal
-from tests.core.making import chat, completion_of
+from tests.support.terminal import on_a_terminal
+from tests.support.tiny_model import chat, completion_of
 
 PLAN: Any = SimpleNamespace(mode=Mode.RECORD, epochs=3, steps=4)
 

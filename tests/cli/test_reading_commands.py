@@ -12,9 +12,9 @@ from swarm_repro.cassette.reader import Cassette, read_cassette
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.completion import Completion
 from swarm_repro.project.textconv import cassette_text
-from tests.cli.invoking import invoke
-from tests.compare.scenes import Call, record
-from tests.core.making import completion_of, small_cassette
+from tests.support.in_process import invoke
+from tests.support.recordings import Call, record
+from tests.support.tiny_model import completion_of, small_cassette
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -19,7 +19,7 @@ from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 from swarm_repro.simulation.artifacts import ArtifactVerdict
 from swarm_repro.simulation.outcome import Outcome
-from tests.core.making import TinyModel, ask, recording, replaying
+from tests.support.tiny_model import TinyModel, ask, recording, replaying
 
 Capture = pytest.CaptureFixture[str]
 PLAN: Any = SimpleNamespace(

@@ -13,9 +13,9 @@ import pytest
 from swarm_repro.serving import llama_server
 from swarm_repro.serving.llama_server import StoppedServer
 from swarm_repro.serving.state import StartedServer, record_path, write_record
-from tests.audit.scripted import this_process_as_a_server
-from tests.cli.terminal import on_a_terminal, run
+from tests.support.scripted_audit import this_process_as_a_server
 from tests.support.stub_server import running_stub
+from tests.support.terminal import on_a_terminal, run
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,8 +17,8 @@ from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.cli.invoking import invoke
 from tests.support.command import ROOT
+from tests.support.in_process import invoke
 from tests.support.stub_server import running_stub
 
 Capsys = pytest.CaptureFixture[str]

@@ -12,8 +12,8 @@ from swarm_repro.compare import judge
 from swarm_repro.compare.align import Pair, precedes
 from swarm_repro.compare.judge import Comparison
 from swarm_repro.compare.judged import Class
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
 
 WORD = "these words are said by ada in her last step"
 

@@ -10,7 +10,7 @@ import pytest
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import CallRecord
 from swarm_repro.compare.causes import Edit, around, text_edits
-from tests.compare.scenes import Call, record
+from tests.support.recordings import Call, record
 
 
 def edits_of(folder: Path, a: Mapping[str, object], b: Mapping[str, object]) -> list[Edit]:

@@ -14,10 +14,18 @@ from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.compare.diff import comparing as comparing_files
 from swarm_repro.errors import NotComparableError
-from tests.compare.reports import Recording, Report, calls_of, causes_of, followed, of, report_of
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
-from tests.core.making import DEFAULTS, TinyModel, completion_of, make_binding
+from tests.support.diff_reports import (
+    Recording,
+    Report,
+    calls_of,
+    causes_of,
+    followed,
+    of,
+    report_of,
+)
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
+from tests.support.tiny_model import DEFAULTS, TinyModel, completion_of, make_binding
 
 
 def counted(prompt: int, completion: int) -> Report:

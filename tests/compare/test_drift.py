@@ -15,8 +15,8 @@ from swarm_repro.cassette.alter import alter
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.compare.judged import Class
-from tests.compare.society import comparing
 from tests.support.command import ROOT, swarm_repro
+from tests.support.society import comparing
 
 DRIFT = ROOT / "tests" / "data" / "drift"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from swarm_repro.compare.diff import DiffReport
-from tests.compare.reports import Recording, calls_of, causes_of, followed, of, report_of
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
-from tests.core.making import completion_of
+from tests.support.diff_reports import Recording, calls_of, causes_of, followed, of, report_of
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
+from tests.support.tiny_model import completion_of
 
 # --- What followed, and from what.
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from swarm_repro.compare.judge import Comparison
 from swarm_repro.compare.judged import Class
 from swarm_repro.compare.verdict import describe
-from tests.compare.society import AGENTS, Society, comparing
-from tests.core.making import TinyModel, ask, make_binding, make_environment, recording
+from tests.support.society import AGENTS, Society, comparing
+from tests.support.tiny_model import TinyModel, ask, make_binding, make_environment, recording
 
 
 def classes(comparison: Comparison) -> dict[tuple[str, int], Class]:

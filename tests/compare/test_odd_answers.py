@@ -11,9 +11,9 @@ import pytest
 from swarm_repro.compare.carriers import differing_texts
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.completion import Completion
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
-from tests.core.making import completion_of
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
+from tests.support.tiny_model import completion_of
 
 
 def tool_call(arguments: str) -> Completion:

@@ -23,8 +23,8 @@ from swarm_repro.request import Request
 from swarm_repro.session import Session
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.plan import Plan, RunOptions
-from tests.compare.scenes import Call, record
-from tests.core.making import TinyModel, completion_of
+from tests.support.recordings import Call, record
+from tests.support.tiny_model import TinyModel, completion_of
 
 SCENARIO = """
 simulation: {seed: 7, n_epochs: 1, steps_per_epoch: 9}

@@ -10,10 +10,10 @@ import pytest
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.completion import Completion
 from swarm_repro.environment import Environment
-from tests.compare.reports import Recording, Report, of, report_of
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
-from tests.core.making import TinyModel, completion_of
+from tests.support.diff_reports import Recording, Report, of, report_of
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
+from tests.support.tiny_model import TinyModel, completion_of
 
 # --- What a root is laid to.
 

@@ -33,7 +33,10 @@ from swarm_repro.mode import Mode
 from swarm_repro.model import ModelBinding
 from swarm_repro.request import Request
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support import stub_server
+from tests.support.command import ROOT, swarm_repro
+from tests.support.stub_server import StubServer, running_stub
+from tests.support.tiny_model import (
     TinyModel,
     ask,
     completion_of,
@@ -41,9 +44,6 @@ from tests.core.making import (
     make_environment,
     recording,
 )
-from tests.support import stub_server
-from tests.support.command import ROOT, swarm_repro
-from tests.support.stub_server import StubServer, running_stub
 
 SCHEMA = json.loads(
     (ROOT / "docs" / "reference" / "schemas" / "verify.schema.json").read_text("utf-8")

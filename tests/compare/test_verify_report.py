@@ -16,7 +16,7 @@ from swarm_repro.compare.verify_report import CallVerdict, VerifyReport, text_li
 from swarm_repro.completion import Completion
 from swarm_repro.errors import ExitCode
 from swarm_repro.request import Endpoint, Request
-from tests.core.making import chat, completion_of, make_binding, make_environment
+from tests.support.tiny_model import chat, completion_of, make_binding, make_environment
 
 # --- Judging.
 

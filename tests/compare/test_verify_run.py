@@ -7,7 +7,7 @@ from pathlib import Path
 from swarm_repro.compare.verify_run import verify_report
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import TinyModel, ask, make_environment, recording, replaying
+from tests.support.tiny_model import TinyModel, ask, make_environment, recording, replaying
 
 
 def verified(path: Path, live: TinyModel) -> Session:

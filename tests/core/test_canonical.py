@@ -25,7 +25,7 @@ from swarm_repro.canonical import (
     to_float32,
 )
 from swarm_repro.errors import RequestError
-from tests.core.making import json_values
+from tests.support.tiny_model import json_values
 
 FLOAT32_MAX = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 

@@ -18,7 +18,7 @@ from swarm_repro.completion import (
     same_but_volatile,
 )
 from swarm_repro.errors import BackendResponseError
-from tests.core.making import completion_of, texts
+from tests.support.tiny_model import completion_of, texts
 
 STREAM = "text/event-stream"
 

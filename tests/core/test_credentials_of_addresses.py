@@ -10,7 +10,7 @@ from swarm_repro.completion import Completion
 from swarm_repro.credentials import find_credentials, find_in_target, mark_of
 from swarm_repro.masking import Masker
 from swarm_repro.request import Request
-from tests.core.making import make_binding
+from tests.support.tiny_model import make_binding
 
 GOOGLE = "AIza" + "Sy-_7" * 7
 AWS = "AKIAIOSFODNN7EXAMPLE"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm_repro.difference import Difference, differences, distance, first_difference
-from tests.core.making import LONG, json_values, texts
+from tests.support.tiny_model import LONG, json_values, texts
 
 
 def same_json(one: object, other: object) -> bool:

@@ -20,7 +20,7 @@ from swarm_repro.request import (
     event_seed,
     normalise_seed,
 )
-from tests.core.making import DEFAULTS, NAME, PATH, chat, json_values, make_binding, texts
+from tests.support.tiny_model import DEFAULTS, NAME, PATH, chat, json_values, make_binding, texts
 
 TOOLS = [{"type": "function", "function": {"name": "act", "parameters": {"b": 1, "a": 2}}}]
 

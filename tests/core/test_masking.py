@@ -16,7 +16,7 @@ from swarm_repro.completion import Completion
 from swarm_repro.errors import UsageError
 from swarm_repro.masking import OWN_RULE, Masker
 from swarm_repro.request import Request
-from tests.core.making import chat, completion_of, json_values, make_binding
+from tests.support.tiny_model import chat, completion_of, json_values, make_binding
 
 KEY = "sk-ant-api03-" + "aB3x" * 20
 JSON = "application/json; charset=utf-8"

@@ -28,7 +28,7 @@ from swarm_repro.errors import ModelConflictError, ModelFileError
 from swarm_repro.model import ModelBinding, ModelIdentity, describe, require_same_model
 from swarm_repro.printable import printable
 from swarm_repro.weights import hash_file, inspect_gguf, require_gguf, shards
-from tests.core.making import json_values, make_binding
+from tests.support.tiny_model import json_values, make_binding
 
 # --- Model bindings.
 

@@ -11,7 +11,7 @@ import pytest
 from swarm_repro.completion import Completion
 from swarm_repro.errors import UsageError
 from swarm_repro.masking import Masker, find_redaction
-from tests.core.making import chat
+from tests.support.tiny_model import chat
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from swarm_repro.simulation.scenario import load_scenario
-from tests.docs.pages import PAGES, ROOT, RUN, Block, blocks, commands, matches, tokens
+from tests.support.doc_pages import PAGES, ROOT, RUN, Block, blocks, commands, matches, tokens
 from tests.support.warm import run_python
 
 _COPIED = ("scenarios", "cassettes", "docs", "scripts", "tests/data")
@@ -77,7 +77,7 @@ def _run_line(line: str, folder: Path, limit_s: float) -> subprocess.CompletedPr
     if words[:1] != ["swarm-repro"]:
         return _run(["bash", "-c", line], folder, limit_s)
     return run_python(
-        ["-m", "swarm_repro", *words[1:]],
+        [str(Path(sys.executable).with_name("swarm-repro")), *words[1:]],
         cwd=folder,
         environment=os.environ,
         timeout_s=limit_s,

@@ -12,7 +12,7 @@ import yaml
 
 from swarm_repro.compare.parting import NOISE_CEILING, NOISE_FLOOR
 from swarm_repro.compare.verify_report import GROUPS
-from tests.docs.pages import ROOT
+from tests.support.doc_pages import ROOT
 
 DOCS = ROOT / "docs"
 DIFFERS = DOCS / "guides" / "find-why-a-run-differs.md"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.scenes import Call, record
 from tests.support.command import ROOT, swarm_repro
+from tests.support.recordings import Call, record
 
 DRIFT = ROOT / "tests" / "data" / "drift"
 

@@ -14,7 +14,7 @@ import pytest
 
 from swarm_repro.endpoint.server import Endpoint
 from swarm_repro.errors import CassetteAccessError, UsageError
-from tests.endpoint.serving import CHAT, ask_body, serving
+from tests.support.endpoint import CHAT, ask_body, serving
 from tests.support.stub_server import StubServer, running_stub
 
 httpx: ModuleType = importlib.import_module(

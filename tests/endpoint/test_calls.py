@@ -20,7 +20,7 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.endpoint.answer import StreamedAnswer
 from swarm_repro.endpoint.server import Endpoint
 from swarm_repro.errors import BackendError, ReplayMiss
-from tests.endpoint.serving import CHAT, ask_body, serving
+from tests.support.endpoint import CHAT, ask_body, serving
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
 from tests.support.stub_server import running_stub
 

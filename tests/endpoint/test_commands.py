@@ -15,8 +15,8 @@ import pytest
 
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.request import event_seed
-from tests.endpoint.serving import ask_body
 from tests.support.command import swarm_repro
+from tests.support.endpoint import ask_body
 from tests.support.stub_server import StubServer, running_stub
 
 #: A program that knows nothing of cassettes: where to ask it finds in its environment.

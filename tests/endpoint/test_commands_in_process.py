@@ -20,7 +20,7 @@ from swarm_repro.cli import main
 from swarm_repro.endpoint.app import STATUS_PATH, TOKEN_HEADER
 from swarm_repro.endpoint.upstream import Upstream
 from swarm_repro.request import content_seed, event_seed
-from tests.endpoint.serving import CHAT, ask_body
+from tests.support.endpoint import CHAT, ask_body
 from tests.support.scripted_server import Asked, ScriptedServer, scripted_server
 
 httpx = Upstream("http://localhost").library
@@ -28,7 +28,7 @@ httpx = Upstream("http://localhost").library
 #: Says what it was given, and asks.
 PROGRAM = """
 import sys
-from tests.core.making import TinyModel, ask
+from tests.support.tiny_model import TinyModel, ask
 from swarm_repro.intercept.present import present_interceptor
 interceptor = present_interceptor()
 model = TinyModel()

@@ -41,7 +41,7 @@ from swarm_repro.intercept.routes import Belonging
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of, open_session
 from swarm_repro.session import Session
-from tests.endpoint.serving import CHAT, ask_body
+from tests.support.endpoint import CHAT, ask_body
 from tests.support.scripted_server import scripted_server
 
 HEADER = header_of(seed_policy="as-is", strict=False)

@@ -14,7 +14,8 @@ import pytest
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.completion import IN_PROCESS, Completion
 from swarm_repro.request import Request
-from tests.core.making import (
+from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import (
     LONG,
     PATH,
     TinyModel,
@@ -25,7 +26,6 @@ from tests.core.making import (
     recording,
     small_cassette,
 )
-from tests.support.command import ROOT, swarm_repro
 
 pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
 

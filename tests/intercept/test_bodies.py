@@ -9,7 +9,7 @@ from hypothesis import given
 
 from swarm_repro.errors import RequestError
 from swarm_repro.intercept.bodies import read_body
-from tests.core.making import json_values
+from tests.support.tiny_model import json_values
 
 URL = "http://host/v1/x"
 

@@ -26,7 +26,7 @@ from swarm_repro.mode import Mode
 from swarm_repro.opening import header_of, open_session
 from swarm_repro.request import Endpoint
 from swarm_repro.session import Session
-from tests.core.making import TinyModel, make_binding
+from tests.support.tiny_model import TinyModel, make_binding
 
 MODEL = "models/m.gguf"
 ASK = [{"role": "user", "content": "hi"}]

@@ -11,7 +11,7 @@ import pytest
 
 from swarm_repro.errors import ReplayMiss
 from swarm_repro.intercept.network import refuse_network
-from tests.core.making import replaying, small_cassette
+from tests.support.tiny_model import replaying, small_cassette
 
 
 def udp() -> socket.socket:

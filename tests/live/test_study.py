@@ -13,8 +13,8 @@ import pytest
 
 from swarm_repro.serving.state import take_inventory
 from swarm_repro.weights import hash_file
-from tests.study.making import command, environment, study, tables_of, write_study
 from tests.support.command import ROOT
+from tests.support.studies import command, environment, study, tables_of, write_study
 
 pytestmark = pytest.mark.slow
 

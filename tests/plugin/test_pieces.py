@@ -18,7 +18,7 @@ from swarm_repro.pytest_plugin import block as blocks
 from swarm_repro.pytest_plugin.block import CassetteBlock
 from swarm_repro.pytest_plugin.names import default_folder, default_path, marked_path, name_of
 from swarm_repro.pytest_plugin.orphans import find_orphans, remove
-from tests.core.making import TinyModel, ask
+from tests.support.tiny_model import TinyModel, ask
 
 
 class Config:

@@ -13,9 +13,9 @@ import pytest
 from swarm_repro.cassette.alter import alter
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.project.init import init_project
-from tests.project.steps import Runner, load, require_sound_steps
 from tests.support.command import ROOT, swarm_repro
 from tests.support.stub_server import running_stub
+from tests.support.workflow_steps import Runner, load, require_sound_steps
 
 ACTION = ROOT / "action.yml"
 DRIFT = ROOT / "tests" / "data" / "drift"

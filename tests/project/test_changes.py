@@ -12,8 +12,8 @@ from swarm_repro.errors import UsageError
 from swarm_repro.project.changes import changed_cassettes
 from swarm_repro.project.git import Repository
 from swarm_repro.project.summary import Named
-from tests.core.making import TinyModel, ask, recording
 from tests.support.command import swarm_repro
+from tests.support.tiny_model import TinyModel, ask, recording
 
 
 def git(*arguments: object, cwd: Path) -> str:

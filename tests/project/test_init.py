@@ -11,8 +11,8 @@ import pytest
 from swarm_repro import __version__
 from swarm_repro.project.init import init_project
 from swarm_repro.simulation.scenario import load_scenario
-from tests.project.steps import load, require_sound_steps
 from tests.support.command import swarm_repro
+from tests.support.workflow_steps import load, require_sound_steps
 
 FILES = [
     ".gitattributes",

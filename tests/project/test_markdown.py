@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from swarm_repro.printable import printable
 from swarm_repro.project.markdown import code, escaped, joined, preformatted, table
-from tests.core.making import texts
+from tests.support.tiny_model import texts
 
 HOSTILE = [
     "<script>alert(1)</script></code></table>",

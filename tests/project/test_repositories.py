@@ -14,9 +14,9 @@ from swarm_repro.project.changes import changed_cassettes
 from swarm_repro.project.git import ChangedFile, Repository
 from swarm_repro.project.init import GIT_CONFIG, Initialised, init_project
 from swarm_repro.project.summary import Named
-from tests.cli.invoking import invoke
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
+from tests.support.in_process import invoke
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
 
 WHOLE = ["scenarios/example.yaml", ".github/workflows/swarm-repro.yml"]
 EXTENDED = [".gitattributes", ".gitignore"]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from swarm_repro.project.summary import LIMIT_BYTES, Named, summary
-from tests.core.making import json_values, texts
 from tests.project.test_markdown import HOSTILE
 from tests.support.command import ROOT, swarm_repro
+from tests.support.tiny_model import json_values, texts
 
 DRIFT = ROOT / "tests" / "data" / "drift"
 

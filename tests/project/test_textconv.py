@@ -15,8 +15,9 @@ from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.writer import write_cassette
 from swarm_repro.project.textconv import cassette_text, is_cassette
-from tests.compare.scenes import Call, record
-from tests.core.making import (
+from tests.support.command import ROOT, swarm_repro
+from tests.support.recordings import Call, record
+from tests.support.tiny_model import (
     LONG,
     TinyModel,
     ask,
@@ -25,7 +26,6 @@ from tests.core.making import (
     recording,
     small_cassette,
 )
-from tests.support.command import ROOT, swarm_repro
 
 COMMITTED = sorted((ROOT / "cassettes").glob("*.jsonl"))
 DRIFT = ROOT / "tests" / "data" / "drift"

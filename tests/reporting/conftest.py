@@ -9,9 +9,9 @@ import pytest
 from selenium import webdriver
 
 from swarm_repro.reporting.html import write_html
-from tests.reporting.making import Report
-from tests.reporting.page import Page
 from tests.support.browser import log_of, requested
+from tests.support.report_page import Page
+from tests.support.reports import Report
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from tests.reporting.making import (
+from tests.support.report_page import Page
+from tests.support.reports import (
     call,
     demo_calls,
     diff_report,
@@ -17,7 +18,6 @@ from tests.reporting.making import (
     root_origin,
     small_diff,
 )
-from tests.reporting.page import Page
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., Page]

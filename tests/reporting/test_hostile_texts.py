@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.reporting.making import (
+from tests.support.browser import log_of
+from tests.support.report_page import Page
+from tests.support.reports import (
     ALL_HOSTILE,
     HOSTILE,
     Report,
@@ -16,8 +18,6 @@ from tests.reporting.making import (
     survey_report,
     verify_report,
 )
-from tests.reporting.page import Page
-from tests.support.browser import log_of
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., Page]

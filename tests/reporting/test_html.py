@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from swarm_repro.errors import RequestError, UsageError
 from swarm_repro.reporting.html import render_html, write_html
-from tests.reporting.making import PAGES, Report, hostile_diff, small_diff
+from tests.support.reports import PAGES, Report, hostile_diff, small_diff
 
 ASSETS = files("swarm_repro.reporting") / "assets"
 UNWANTED = (

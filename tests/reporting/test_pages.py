@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.reporting.making import PAGES, audit_report, small_diff, survey_report, verify_report
-from tests.reporting.page import Page
+from tests.support.report_page import Page
+from tests.support.reports import PAGES, audit_report, small_diff, survey_report, verify_report
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[..., Page]

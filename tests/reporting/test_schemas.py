@@ -15,7 +15,8 @@ from swarm_repro.cassette.index import CassetteIndex
 from swarm_repro.compare.diff import DiffReport
 from swarm_repro.compare.judge import Comparison
 from swarm_repro.reporting.html import render_html
-from tests.reporting.making import (
+from tests.support.command import ROOT
+from tests.support.reports import (
     Report,
     hostile_diff,
     identical_diff,
@@ -23,7 +24,6 @@ from tests.reporting.making import (
     survey_report,
     verify_report,
 )
-from tests.support.command import ROOT
 
 SCHEMAS = ROOT / "docs" / "reference" / "schemas"
 REPORTS = {

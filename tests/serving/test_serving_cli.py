@@ -14,8 +14,8 @@ import pytest
 
 from swarm_repro.serving.process import identify
 from swarm_repro.serving.state import take_inventory
-from tests.serving.file_server import BODY, SHA256, FileServer
 from tests.support.command import swarm_repro as run_command
+from tests.support.file_server import BODY, SHA256, FileServer
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 

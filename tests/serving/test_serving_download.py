@@ -19,7 +19,7 @@ from swarm_repro.errors import (
 )
 from swarm_repro.serving.download import fetch_url
 from swarm_repro.serving.pull import fetch_model, pull
-from tests.serving.file_server import BODY, SHA256, FileServer, redirect_to
+from tests.support.file_server import BODY, SHA256, FileServer, redirect_to
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 

@@ -17,7 +17,7 @@ import pytest
 
 from swarm_repro.serving.health import check_llama_server
 from swarm_repro.serving.process import identify
-from tests.serving.file_server import BODY, SHA256, FileServer, redirect_to
+from tests.support.file_server import BODY, SHA256, FileServer, redirect_to
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 Result = subprocess.CompletedProcess[str]

@@ -11,7 +11,7 @@ from swarm_repro.cassette.store import open_for_replay
 from swarm_repro.errors import ReplayMiss
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.core.making import LONG, TinyModel, ask, make_binding, recording, replaying
+from tests.support.tiny_model import LONG, TinyModel, ask, make_binding, recording, replaying
 
 PERSONA = LONG + "You are careful. Answer in one word."
 

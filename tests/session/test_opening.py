@@ -42,7 +42,7 @@ from swarm_repro.opening import (
 )
 from swarm_repro.request import Request
 from swarm_repro.session import Session
-from tests.core.making import TinyModel, ask, chat, completion_of
+from tests.support.tiny_model import TinyModel, ask, chat, completion_of
 
 HEADER = header_of(seed_policy="as-is", strict=False)
 KEY = "sk-ant-api03-" + "aB3x" * 20

@@ -24,7 +24,7 @@ from swarm_repro.ledger import Ledger
 from swarm_repro.mode import Mode
 from swarm_repro.places import Places
 from swarm_repro.request import Request, content_seed, event_seed
-from tests.core.making import (
+from tests.support.tiny_model import (
     TinyModel,
     chat,
     make_binding,

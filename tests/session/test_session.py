@@ -32,7 +32,7 @@ from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
 from swarm_repro.request import Request, content_seed, event_seed
 from swarm_repro.session import Session
-from tests.core.making import (
+from tests.support.tiny_model import (
     HEADER,
     LONG,
     TinyModel,

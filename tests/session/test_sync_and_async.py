@@ -37,7 +37,7 @@ from swarm_repro.mode import Mode
 from swarm_repro.opening import open_session
 from swarm_repro.request import Request
 from swarm_repro.session import Session
-from tests.core.making import NAME, PATH, TinyModel, completion_of, small_cassette
+from tests.support.tiny_model import NAME, PATH, TinyModel, completion_of, small_cassette
 
 HEADER = Header(recorder="0.1.0", seed_policy="content", scenario="test")
 

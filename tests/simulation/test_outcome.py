@@ -36,7 +36,7 @@ from swarm_repro.simulation.outcome import (
 from swarm_repro.simulation.plan import Plan
 from swarm_repro.simulation.run import open_recording, recorded_run, version_notes
 from swarm_repro.simulation.scenario import Scenario
-from tests.core.making import HEADER, TinyModel, ask, make_run, recording, replaying
+from tests.support.tiny_model import HEADER, TinyModel, ask, make_run, recording, replaying
 
 # --- Artifacts.
 

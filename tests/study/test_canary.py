@@ -16,8 +16,8 @@ from swarm_repro.study.canary import Canary, require_alike, sing
 from swarm_repro.study.child import end_child, sing_in_child, task_from_json, task_to_json
 from swarm_repro.study.file import load_study
 from swarm_repro.study.worker import Task, versions, worker_name
-from tests.study.making import study, write_scenario, write_study
 from tests.support.stub_server import running_stub
+from tests.support.studies import study, write_scenario, write_study
 
 HERE: Mapping[str, object] = {
     "swarm_repro": "0.1.0", "swarm_safety": "1.9.0", "python": "3.11.7", "hash_seed": True,

@@ -25,7 +25,7 @@ from swarm_repro.study.child import (
 from swarm_repro.study.file import StudyBackend, load_study
 from swarm_repro.study.folder import StudyFolder
 from swarm_repro.study.worker import Task, versions
-from tests.study.making import write_scenario, write_study
+from tests.support.studies import write_scenario, write_study
 
 
 @pytest.fixture

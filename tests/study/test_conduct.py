@@ -22,7 +22,7 @@ from swarm_repro.study.conduct import Conducted, Orders, conduct
 from swarm_repro.study.file import Study, load_study
 from swarm_repro.study.folder import StudyFolder
 from swarm_repro.study.worker import Report, Task, versions
-from tests.study.making import write_scenario, write_study
+from tests.support.studies import write_scenario, write_study
 
 #: What becomes of a run: its report, an error, or None where it is under way until others are lost.
 Fate = Callable[[Task, int], Report | Exception | None]

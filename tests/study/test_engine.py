@@ -22,8 +22,8 @@ from swarm_repro.study.engine import DaskEngine, LocalEngine, open_engine
 from swarm_repro.study.file import load_study
 from swarm_repro.study.folder import StudyFolder
 from swarm_repro.study.worker import Report, Task, versions
-from tests.study.making import write_scenario, write_study
 from tests.support.stub_server import running_stub
+from tests.support.studies import write_scenario, write_study
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from swarm_repro.errors import ScenarioError, UsageError
 from swarm_repro.study.file import load_study
-from tests.study.making import TAX, write_scenario, write_study
+from tests.support.studies import TAX, write_scenario, write_study
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import yaml
 from swarm_repro.canonical import encode_canonical, sha256_hex
 from swarm_repro.errors import UsageError
 from swarm_repro.study.file import StudyBackend, load_study
-from tests.study.making import write_scenario, write_study
+from tests.support.studies import write_scenario, write_study
 
 TAX = "governance.transaction_tax_rate"
 

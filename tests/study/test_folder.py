@@ -15,7 +15,7 @@ from swarm_repro.study.collect import collect_into
 from swarm_repro.study.file import Run, Study, load_study
 from swarm_repro.study.folder import RESULT, TIMES, StudyFolder, write_whole
 from swarm_repro.study.status import status_of
-from tests.study.making import write_scenario, write_study
+from tests.support.studies import write_scenario, write_study
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from scipy import stats
 
 from swarm_repro.study.page import render
 from swarm_repro.study.statistics import Cell, Cost, Metric, Summary
-from tests.reporting.page import Page
-from tests.study.making import TAX, study
 from tests.support.browser import log_of, requested
 from tests.support.command import ROOT
+from tests.support.report_page import Page
+from tests.support.studies import TAX, study
 
 if TYPE_CHECKING:
     from selenium import webdriver

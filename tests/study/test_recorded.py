@@ -17,15 +17,15 @@ from swarm_repro.study import recordings
 from swarm_repro.study.estimate import estimate
 from swarm_repro.study.file import Run, Study, load_study
 from swarm_repro.study.recordings import merge_recordings, recording_of, require_recordings
-from tests.core.making import TinyModel, ask, recording
-from tests.study.making import (
+from tests.support.stub_server import running_stub
+from tests.support.studies import (
     agents_alone,
     recorded_estimate,
     runs_in_this_process,
     write_scenario,
     write_study,
 )
-from tests.support.stub_server import running_stub
+from tests.support.tiny_model import TinyModel, ask, recording
 
 
 @pytest.fixture(scope="module", autouse=True)

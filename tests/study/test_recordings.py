@@ -12,9 +12,9 @@ import pytest
 from swarm_repro.cassette.check import check_cassette
 from swarm_repro.study.file import load_study
 from swarm_repro.study.recordings import recording_of
-from tests.study.making import study, tables_of, write_scenario, write_study
 from tests.support.command import ROOT
 from tests.support.stub_server import StubServer, running_stub
+from tests.support.studies import study, tables_of, write_scenario, write_study
 
 
 @pytest.fixture

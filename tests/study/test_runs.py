@@ -18,7 +18,9 @@ import pytest
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.study.estimate import estimate
 from swarm_repro.study.file import load_study
-from tests.study.making import (
+from tests.support.command import ROOT
+from tests.support.stub_server import StubServer, running_stub
+from tests.support.studies import (
     TAX,
     command,
     environment,
@@ -28,8 +30,6 @@ from tests.study.making import (
     write_scenario,
     write_study,
 )
-from tests.support.command import ROOT
-from tests.support.stub_server import StubServer, running_stub
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.study.making import TAX, study, tables_of
 from tests.support.command import ROOT
+from tests.support.studies import TAX, study, tables_of
 
 
 @contextlib.contextmanager

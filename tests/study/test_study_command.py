@@ -19,8 +19,8 @@ from swarm_repro.study.estimate import Estimate
 from swarm_repro.study.file import Run, Study, load_study
 from swarm_repro.study.folder import StudyFolder
 from swarm_repro.study.worker import Report
-from tests.core.making import TinyModel, ask, recording
-from tests.study.making import write_scenario, write_study
+from tests.support.studies import write_scenario, write_study
+from tests.support.tiny_model import TinyModel, ask, recording
 
 Call = Callable[..., tuple[int, str, str]]
 

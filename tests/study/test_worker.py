@@ -35,13 +35,13 @@ from swarm_repro.study.worker import (
     versions,
     worker_name,
 )
-from tests.study.making import (
+from tests.support.stub_server import StubServer, running_stub
+from tests.support.studies import (
     agents_alone,
     runs_in_this_process,
     write_scenario,
     write_study,
 )
-from tests.support.stub_server import StubServer, running_stub
 
 
 @pytest.fixture(scope="module", autouse=True)

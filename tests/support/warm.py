@@ -51,7 +51,8 @@ def run_python(
     """Run Python, with nothing on its standard input, from a warm process where that is the same.
 
     Args:
-        words: Its arguments: ``-m swarm_repro ...`` or ``-c CODE ...``.
+        words: Its arguments: ``-m swarm_repro ...``, ``-c CODE ...``, or the path of the
+            installed ``swarm-repro`` and what follows it.
         cwd: Its folder.
         environment: All of its variables.
         timeout_s: After so long it is killed.
@@ -183,14 +184,23 @@ def become(order: Mapping[str, Any]) -> None:
     # As a command that runs simulations has it, once it has started itself again.
     os.environ.update({**order["environment"], "PYTHONHASHSEED": "0"})
     time.tzset()
-    kind, what, *arguments = order["words"]
-    sys.orig_argv = [sys.executable, *order["words"]]
-    sys.argv = ["-c" if kind == "-c" else what, *arguments]
-    sys.path[0] = "" if kind == "-c" else order["cwd"]
-    if kind == "-c":
-        exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))  # noqa: S102
+    start, *rest = order["words"]
+    sys.orig_argv = [sys.executable, start, *rest]
+    own = sys.modules["__main__"]
+    if start == "-c":
+        code, *arguments = rest
+        sys.argv, sys.path[0] = ["-c", *arguments], ""
+        exec(compile(code, "<string>", "exec"), vars(own))  # noqa: S102
+        return
+    command = importlib.import_module("swarm_repro.__main__")
+    # What is shown as the program's name follows from these.
+    if start == "-m":
+        own.__package__ = "swarm_repro"
+        sys.argv, sys.path[0] = [str(command.__file__), *rest[1:]], order["cwd"]
     else:
-        importlib.import_module(f"{what}.__main__").main()
+        own.__package__ = None
+        sys.argv, sys.path[0] = [start, *rest], str(Path(start).parent)
+    command.main()
 
 
 def end_as_python_does(code: int) -> None:

@@ -24,7 +24,7 @@ from swarm_repro.errors import (
 from swarm_repro.program import find_module, find_script, run_program
 from swarm_repro.session import Session
 from swarm_repro.use import use_cassette
-from tests.core.making import TinyModel, ask
+from tests.support.tiny_model import TinyModel, ask
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,7 @@ def test_an_interrupt_and_errors_of_ours_come_through(folder: Path) -> None:
 
 #: Asks for something within the program's own process, as a client would.
 ASKING = """
-from tests.core.making import TinyModel, ask
+from tests.support.tiny_model import TinyModel, ask
 from swarm_repro.intercept.present import present_interceptor
 session = present_interceptor().session
 for prompt in {prompts!r}:

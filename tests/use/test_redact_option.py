@@ -11,9 +11,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.study.making import write_scenario, write_study
 from tests.support.command import swarm_repro
 from tests.support.stub_server import StubServer, running_stub
+from tests.support.studies import write_scenario, write_study
 
 NAME = "Ada Lovelace"
 RULES = f"""\

@@ -15,7 +15,7 @@ from swarm_repro.compare.judge import Comparison
 from swarm_repro.mode import Mode
 from swarm_repro.request import Request
 from swarm_repro.session import Session
-from tests.core.making import PATH, TinyModel, completion_of, make_run
+from tests.support.tiny_model import PATH, TinyModel, completion_of, make_run
 
 AGENTS = ("ada", "ben", "cleo")
 

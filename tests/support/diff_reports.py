@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from swarm_repro.compare.diff import DiffReport
-from tests.compare.scenes import Call, record
-from tests.compare.society import comparing
+from tests.support.recordings import Call, record
+from tests.support.society import comparing
 
 Report = dict[str, Any]
 

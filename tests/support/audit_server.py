@@ -2,7 +2,7 @@
 
 Its answers depend on the request's messages and seed; and, with ``cache_prompt`` on, on how many
 requests came before; and, with more than one slot, on whether another request is in work; and on
-``-ub``. So it has what an audit looks for, in milliseconds. Run as ``python server_program.py -np 1
+``-ub``. So it has what an audit looks for, in milliseconds. Run as ``python audit_server.py -np 1
 --port 1234 ...``.
 """
 

@@ -14,7 +14,7 @@ from swarm_repro.completion import Completion
 from swarm_repro.mode import Mode
 from swarm_repro.request import Endpoint, Request
 from swarm_repro.session import Session
-from tests.core.making import PATH, TinyModel, completion_of, make_run
+from tests.support.tiny_model import PATH, TinyModel, completion_of, make_run
 
 
 @dataclass(frozen=True)

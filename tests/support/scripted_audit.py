@@ -25,7 +25,7 @@ from swarm_repro.errors import BackendError
 from swarm_repro.model import ModelBinding, ModelIdentity
 from swarm_repro.serving.process import identify
 from swarm_repro.serving.state import StartedServer
-from tests.audit.making import answer
+from tests.support.audit_reports import answer
 
 #: What a scripted server does with a request: its answer's text, or an error to raise.
 Reply = Callable[["Asked"], str | BackendError]
