@@ -7,15 +7,16 @@ import sys
 
 from swarm_repro.simulation.hash_seed import VARIABLE, is_hash_seed_fixed, start_again
 
-#: Commands that run a simulation whatever else is said.
+#: Commands that run a simulation whatever their options.
 _SIMULATING = (["run"], ["demo"], ["study", "run"])
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code.
 
-    A simulation wants another hash seed than this process has, as a rule. It is started again
-    here, before anything else is imported, since what is imported until then is imported twice.
+    Simulations need PYTHONHASHSEED=0, which can only be set before Python starts, so the command
+    usually restarts itself. It does so before importing anything else: whatever is imported first
+    is imported twice.
     """
     simulates = any(sys.argv[1 : 1 + len(words)] == words for words in _SIMULATING)
     if simulates and not is_hash_seed_fixed() and os.environ.get(VARIABLE) != "0":

@@ -134,7 +134,7 @@ def retry_waits_s() -> Sequence[float]:
     """Seconds to wait before each retry of a hiccup, from ``SWARM_REPRO_RETRY_WAITS``.
 
     Raises:
-        UsageError: It is not a list of seconds.
+        UsageError: The variable holds something else.
     """
     written = os.environ.get(RETRY_VARIABLE, "").strip()
     if not written:

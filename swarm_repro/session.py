@@ -62,7 +62,8 @@ class _HasStatus(Protocol):
 
 _Sent = TypeVar("_Sent", bound=_HasStatus)
 
-#: An hour's recording does not end for a server that hiccups.
+#: Seconds to wait before each retry of a refused connection, a reset or an HTTP 503: one hiccup
+#: must not end an hour's recording.
 RETRY_WAITS_S: Final = (0.2, 1.0, 3.0)
 
 
@@ -122,8 +123,8 @@ class Session:
             redact: The user's own redaction of what is stored, before the public rules.
             cache: The machine-wide cache, which a recording may take answers from, and adds to.
             fresh: Take none from it.
-            retry_waits_s: Where a failed call ends the session: waits before another try with the
-                same bytes, after a refused connection, a reset or an HTTP 503.
+            retry_waits_s: Seconds to wait before each retry with the same bytes, after a refused
+                connection, a reset or an HTTP 503; used only where a failed call ends the session.
 
         Raises:
             UsageError: A mode that needs a cassette, without one.
@@ -678,12 +679,19 @@ class Session:
             return lambda: None
         return render(call.sent)
 
-    def send(self, call: PendingCall, send: Callable[[Request], _Sent]) -> _Sent:
+    def send(
+        self,
+        call: PendingCall,
+        send: Callable[[Request], _Sent],
+        *,
+        drop: Callable[[_Sent], None] = lambda _: None,
+    ) -> _Sent:
         """Call the model; under ``run`` a hiccup is tried again with the same bytes.
 
         Args:
             call: The call.
             send: Sends it.
+            drop: Lets go of an answer that is not used, and of its connection.
 
         Raises:
             BackendError: There was no answer.
@@ -697,6 +705,7 @@ class Session:
             else:
                 if came.status != 503:
                     return came
+                drop(came)
             time.sleep(wait_s)
         return send(call.sent)
 
@@ -705,14 +714,16 @@ class Session:
         call: PendingCall,
         send: Callable[[Request], Awaitable[_Sent]],
         *,
-        in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+        drop: Callable[[_Sent], Awaitable[None]],
+        pause: Callable[[float], Awaitable[None]],
     ) -> _Sent:
         """As ``send``, for a program with an event loop, which goes on between two tries.
 
         Args:
             call: The call.
             send: Sends it.
-            in_thread: Runs what blocks beside the event loop.
+            drop: Lets go of an answer that is not used, and of its connection.
+            pause: Waits for some seconds, while the event loop goes on.
         """
         for wait_s in self._retry_waits_s if self.trips else ():
             try:
@@ -723,7 +734,8 @@ class Session:
             else:
                 if came.status != 503:
                     return came
-            await in_thread(partial(time.sleep, wait_s))
+                await drop(came)
+            await pause(wait_s)
         return await send(call.sent)
 
     def _leave(self, call: PendingCall, answered: Answered | None) -> None:

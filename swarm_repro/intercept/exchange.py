@@ -114,6 +114,16 @@ class Exchange:
                 await came.response.aclose()
         return self._note(came, came.completion(body))
 
+    def drop(self, came: Came) -> None:
+        """Let go of an answer that is not read, so that its connection is free again."""
+        with self.naming_errors():
+            came.response.close()
+
+    async def drop_async(self, came: Came) -> None:
+        """As ``drop``."""
+        with self.naming_errors():
+            await came.response.aclose()
+
     def _note(self, came: Came, completion: Completion) -> Completion:
         self._failed, self._failed_headers = completion, _without_body(came.response.headers)
         return completion

@@ -17,7 +17,7 @@ from swarm_repro.intercept.exchange import Exchange
 from swarm_repro.intercept.present import intercepting
 from swarm_repro.intercept.relay import async_relay, may_relay, sync_relay
 from swarm_repro.intercept.routes import Belonging, Route
-from swarm_repro.intercept.threads import current_flow, in_thread, in_turn
+from swarm_repro.intercept.threads import current_flow, in_thread, in_turn, pause
 from swarm_repro.intercept.transports import patch_libraries
 from swarm_repro.model import hosted_name
 from swarm_repro.request import Endpoint
@@ -102,7 +102,9 @@ class HttpInterceptor:
                 return exchange.response(call.answer)
             with session.failing(call):
                 digest = session.digest(call, asked["backend"].render)
-                came = session.send(call, lambda sent: exchange.open(sent, forward))
+                came = session.send(
+                    call, lambda sent: exchange.open(sent, forward), drop=exchange.drop
+                )
                 if may_relay(session, came):
                     return sync_relay(session, call, exchange, came, digest)
                 completion = exchange.read(came)
@@ -130,7 +132,10 @@ class HttpInterceptor:
             with session.failing(call):
                 digest = session.digest(call, asked["backend"].render)
                 came = await session.send_async(
-                    call, lambda sent: exchange.open_async(sent, forward), in_thread=in_thread
+                    call,
+                    lambda sent: exchange.open_async(sent, forward),
+                    drop=exchange.drop_async,
+                    pause=pause,
                 )
                 if may_relay(session, came):
                     return async_relay(session, call, exchange, came, digest, in_thread=in_thread)

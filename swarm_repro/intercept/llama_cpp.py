@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from swarm_repro.backends.llama_cpp import LlamaCpp
 from swarm_repro.caller import own_traffic
 from swarm_repro.errors import SwarmReproError, UsageError
 from swarm_repro.intercept.present import present_interceptor
+from swarm_repro.loaders import ImportHook
 from swarm_repro.request import Endpoint, normalise_seed
 from swarm_repro.session import Session
 
@@ -257,38 +258,24 @@ def intercept_llama_cpp() -> Iterator[None]:
                     del sys.modules[_NAME]
 
 
-class _Finder(MetaPathFinder):
+class _Finder(ImportHook):
+    """Finds ``llama_cpp`` where it is installed and changes it, else the stand-in."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Finds ``llama_cpp`` where it is installed and changes it, else the stand-in."""
+        """See ``ImportHook``."""
         if fullname != _NAME or path is not None:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _PatchingLoader(spec.loader)
-                return spec
+        found = super().find_spec(fullname, path, target)
+        if found is not None and found.loader is not None:
+            return found
         return importlib.machinery.ModuleSpec(_NAME, _StandInLoader())
 
 
-class _PatchingLoader(Loader):
-    """Loads the real module, then changes it."""
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """As the real loader."""
-        module: ModuleType | None = self._real.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """As the real loader, and more."""
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._real
-        self._real.exec_module(module)
-        _patch(module)
+def _load(real: Loader, module: ModuleType) -> None:
+    real.exec_module(module)
+    _patch(module)
 
 
 class _StandInLoader(Loader):
@@ -303,7 +290,7 @@ class _StandInLoader(Loader):
         """Nothing: it is made."""
 
 
-_FINDER = _Finder()
+_FINDER = _Finder(_NAME.__eq__, _load)
 
 
 def _patch(module: ModuleType) -> None:

@@ -28,6 +28,13 @@ async def in_turn(work: Callable[[], _T]) -> _T:
     return await to_thread.run_sync(work, limiter=_limiter("turn", 1))
 
 
+async def pause(seconds: float) -> None:
+    """Wait, and let the event loop go on; who is cancelled waits no longer."""
+    from anyio import sleep
+
+    await sleep(seconds)
+
+
 def current_flow() -> object:
     """What tells the task that runs now from others."""
     from anyio import get_current_task

@@ -6,6 +6,7 @@ context, is completed when it is used after it. With no interceptor in place req
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -17,26 +18,29 @@ from swarm_repro.intercept.present import present_interceptor
 from swarm_repro.loaders import ImportHook
 
 _LIBRARIES = ("httpx", "httpx2")
+_CLASSES = ("HTTPTransport", "AsyncHTTPTransport")
+#: On a class that is patched. A library can be imported anew, with classes that are not.
+_PATCHED = "_swarm_repro_patched"
 #: On a transport whose set-up waits until it is needed: the arguments of its ``__init__``.
 _WAITING = "_swarm_repro_waiting"
 
 _lock = threading.Lock()
 _set_up_lock = threading.Lock()
-_patched: set[str] = set()
 
 
 def patch_libraries() -> None:
     """Let the transports of both libraries ask ``present_interceptor`` first, for good.
 
-    A library that the program has not imported yet is patched when it does: most use one of them,
-    and the other would take a tenth of a short replay to import.
+    A library that the program has not imported yet is patched on import. Most programs use one of
+    the two; importing the other would cost a tenth of a short replay.
     """
     with _lock:
         if _hook not in sys.meta_path:
             sys.meta_path.insert(0, _hook)
     for name in _LIBRARIES:
-        if name in sys.modules:
-            _patch_once(importlib.import_module(name))  # waits where another thread imports it
+        if sys.modules.get(name) is not None:  # None hides a library, as tests do
+            with contextlib.suppress(ImportError):  # of another thread, whose import fails
+                _patch_once(importlib.import_module(name))
 
 
 def _load(real: Loader, library: ModuleType) -> None:
@@ -48,10 +52,13 @@ _hook = ImportHook(_LIBRARIES.__contains__, _load)
 
 
 def _patch_once(library: ModuleType) -> None:
+    """Patch a library's classes, unless these very classes are, or it is another of its name."""
     with _lock:
-        if library.__name__ not in _patched:
+        classes = [getattr(library, name, None) for name in _CLASSES]
+        if None not in classes and not any(_PATCHED in vars(one) for one in classes):
             _patch(library)
-            _patched.add(library.__name__)
+            for one in classes:
+                setattr(one, _PATCHED, True)
 
 
 def _patch(library: ModuleType) -> None:

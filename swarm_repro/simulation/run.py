@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +68,9 @@ def run_scenario(
         ReplayMiss: The scenario's ``repro:`` settings are not those of the cassette.
     """
     plan = plan or make_plan(options)
+    retries: Sequence[float] = ()
     if plan.mode.calls_model:
+        retries = retry_waits_s()
         require_backends(plan.scenario, on_wait, served=plan.served)
     store = _open_store(plan, discard=options.discard)
     if options.check_model is not None:
@@ -87,7 +89,7 @@ def run_scenario(
         cache=answer_cache(wanted=options.cache or options.fresh),
         fresh=options.fresh,
         redact=options.redact,
-        retry_waits_s=retry_waits_s(),
+        retry_waits_s=retries,
     )
     outcome = Outcome(plan=plan, exit_code=ExitCode.OK, session=session)
     outcome.notes += _seed_notes(options, plan)

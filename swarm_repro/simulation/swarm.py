@@ -27,8 +27,8 @@ from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
 
 _PACKAGE = "swarm"
-#: SWARM's exports import `swarm.analysis`, which re-exports plots that no run makes. matplotlib,
-#: which these two import, takes as long as the simulation.
+#: SWARM's exports import `swarm.analysis`, which re-exports plotting functions that no run
+#: calls. Importing matplotlib, which these two do, takes as long as the simulation.
 DEFERRED = ("swarm.analysis.enhanced_dashboard", "swarm.analysis.trust_network")
 
 
@@ -99,7 +99,7 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
 
 
 def import_for_runs() -> None:
-    """Import what every run imports, as a run does; it saves the processes that are forked later.
+    """Import what every run imports, as a run does, so that processes forked later need not.
 
     Raises:
         ImportError: SWARM, or what it needs, is not installed.

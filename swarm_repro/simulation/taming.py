@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import sys
+import threading
 import time as _time
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,8 +30,9 @@ from swarm_repro.simulation.stand_ins import REPLACEMENTS, stand_in
 _ROOTS: Final = frozenset(name.partition(".")[0] for name in REPLACEMENTS)
 _given: dict[str, ModuleType] = {}
 _deferred: frozenset[str] = frozenset()
-#: How many deferred modules are being imported: also outside a block they are given stand-ins.
+#: How many deferred modules are being imported: they get stand-ins even when no block is running.
 _late_imports = 0
+_late_lock = threading.Lock()
 _tamed_modules: weakref.WeakSet[ModuleType] = weakref.WeakSet()
 
 
@@ -54,8 +56,8 @@ def tamed(
         entropy: What the stand-ins draw from.
         modules: Further stand-ins by top-level import name, installed or not, for these packages
             only.
-        deferred: Submodules whose names a package of these re-exports and few programs use. Each is
-            imported when one of its names is first asked for, not with the package.
+        deferred: Submodules that a package of these only re-exports and few programs use. Each is
+            imported on first use of one of its names.
 
     Raises:
         UsageError: The block is nested or in two threads; a module of the packages was imported
@@ -102,10 +104,13 @@ def _imported(packages: Sequence[str]) -> list[tuple[str, ModuleType]]:
 def _hook(packages: Sequence[str]) -> ImportHook:
     """Have the modules of tamed packages loaded with builtins of their own."""
     inside = tuple(f"{package}." for package in packages)
-    return ImportHook(lambda name: name in packages or name.startswith(inside), _load)
+    return ImportHook(
+        lambda name: name in packages or name.startswith(inside),
+        functools.partial(_load, packages),
+    )
 
 
-def _load(real: Loader, module: ModuleType) -> None:
+def _load(packages: Sequence[str], real: Loader, module: ModuleType) -> None:
     """Run a module's code with `TAMED_BUILTINS`.
 
     A function takes its builtins, `__import__` among them, from the module it is defined in: so
@@ -113,7 +118,7 @@ def _load(real: Loader, module: ModuleType) -> None:
     """
     module.__dict__["__builtins__"] = TAMED_BUILTINS
     real.exec_module(module)
-    _resolve_late(module)
+    _resolve_late(module, packages)
 
 
 def _import(
@@ -139,12 +144,16 @@ def _import(
 
 
 class _Deferred(ModuleType):
-    """Stands for a submodule while its package is imported, and for each of its names."""
+    """Stands for a submodule while its package is imported, and for each name that it takes."""
+
+    def __init__(self, home: str, attribute: str = "") -> None:
+        super().__init__(home)
+        self.__dict__["_of"] = (home, attribute)
 
     def __getattr__(self, name: str) -> _Deferred:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self
+        return _Deferred(self.__dict__["_of"][0], name)
 
 
 def _is_deferred(
@@ -156,41 +165,47 @@ def _is_deferred(
     return name in _deferred and takes_names and importer == name.rpartition(".")[0]
 
 
-def _resolve_late(package: ModuleType) -> None:
-    """Let a package import the submodules that were deferred by a ``__getattr__`` (PEP 562)."""
+def _resolve_late(package: ModuleType, packages: Sequence[str]) -> None:
+    """Give a package a ``__getattr__`` that imports deferred submodules on first use (PEP 562)."""
     namespace = vars(package)
-    homes = {
-        name: vars(namespace.pop(name))["__name__"]
+    homes: dict[str, tuple[str, str]] = {
+        name: vars(namespace.pop(name))["_of"]
         for name, value in list(namespace.items())
         if isinstance(value, _Deferred)
     }
     if not homes:
         return
+    submodules = {home.rpartition(".")[2]: home for home, _ in homes.values()}
     others = namespace.get("__getattr__")
 
     def resolve(name: str) -> object:
         if name in homes:
-            namespace[name] = getattr(_import_tamed(homes[name]), name)
+            home, attribute = homes[name]
+            namespace[name] = getattr(_import_tamed(home, packages), attribute)
             return namespace[name]
+        if name in submodules:
+            return _import_tamed(submodules[name], packages)
         if others is not None:
             return others(name)
         raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
 
     namespace["__getattr__"] = resolve
+    namespace.setdefault("__dir__", lambda: sorted({*namespace, *homes, *submodules}))
 
 
-def _import_tamed(name: str) -> ModuleType:
-    """Import a module of a tamed package, in a block or after it."""
+def _import_tamed(name: str, packages: Sequence[str]) -> ModuleType:
+    """Import a module of tamed packages, in a block or after it."""
     global _late_imports
-    packages = [name.partition(".")[0]]
     hook = _hook(packages)
-    sys.meta_path.insert(0, hook)
-    _late_imports += 1
+    with _late_lock:
+        _late_imports += 1
+        sys.meta_path.insert(0, hook)
     try:
         return importlib.import_module(name)
     finally:
-        _late_imports -= 1
-        sys.meta_path.remove(hook)
+        with _late_lock:
+            _late_imports -= 1
+            sys.meta_path.remove(hook)
         _tamed_modules.update(module for _, module in _imported(packages))
 
 

@@ -15,14 +15,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, NoReturn, Protocol, cast
 
+from swarm_repro.canonical import encode_json
 from swarm_repro.errors import BackendUnreachableError, UsageError
 from swarm_repro.study.canary import Canary, sing
 from swarm_repro.study.child import perform_in_child, sing_in_child
 from swarm_repro.study.worker import Report, Task, end_own, perform
 
+#: For the fork server: this process's ``sys.path``, as JSON.
+PATH_VARIABLE = "SWARM_REPRO_FORK_SERVER_PATH"
 #: Seconds that a scheduler has to answer.
 _SCHEDULER_LIMIT = "10s"
 #: Seconds between two looks whether a worker that was asked is still there.
@@ -86,7 +90,11 @@ class LocalEngine:
 
     def _fresh(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            self.workers, mp_context=_start_method(), initializer=_begin_process
+            self.workers,
+            mp_context=start_method(),
+            initializer=_begin_process,
+            # The fork server has the environment of when it was started.
+            initargs=(dict(os.environ),),
         )
 
     def submit(self, task: Task) -> Future[Report]:
@@ -110,22 +118,36 @@ class LocalEngine:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_method() -> BaseContext:
-    """How processes of the pool begin: not forked from this one, whose threads they would lack.
+def start_method() -> BaseContext:
+    """How processes of the pool begin.
 
-    A worker takes 2 s of CPU to import SWARM and pandas. On Linux a process that has done nothing
-    else imports them once, and workers are forked from that. Frameworks of macOS may abort in a
-    forked process.
+    Workers are not forked from this process: its threads would be missing in them, and locks that
+    they hold would stay locked. On Linux a fork server imports SWARM and pandas once, which takes
+    2 s of CPU. Frameworks of macOS may abort in a forked process, and before Python 3.11 the
+    server would import from the current folder first.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or sys.version_info < (3, 11):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["swarm_repro.study.preload"])
+    added = {"PYTHONSAFEPATH": "1", PATH_VARIABLE: encode_json(sys.path).decode()}
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     return context
 
 
-def _begin_process() -> None:
+def _begin_process(environment: Mapping[str, str]) -> None:
     """A process of the pool ends with its model when it is told to, or when the study is gone."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's: the study itself decides
     signal.signal(signal.SIGTERM, lambda *_: _end_process())
     threading.Thread(target=_watch_parent, daemon=True).start()
@@ -173,7 +195,7 @@ class DaskEngine:
                         n_workers=workers,
                         threads_per_worker=1,
                         processes=True,
-                        # None would still take port 8787, on which another study may be.
+                        # With None, Dask still binds port 8787, which another study may hold.
                         dashboard_address="127.0.0.1:0",
                         scheduler_kwargs={"dashboard": False},
                         host="127.0.0.1",

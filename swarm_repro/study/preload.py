@@ -1,14 +1,24 @@
-"""What every worker of a study imports: importing this module imports it.
+"""Imports, once, what every worker of a study needs.
 
-The process that a study's workers are forked from imports it by name.
+The fork server of a study imports this module by name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
+import sys
 
-from swarm_repro.simulation.swarm import import_for_runs
+_PATH_VARIABLE = "SWARM_REPRO_FORK_SERVER_PATH"
 
-# Where SWARM is not installed each run says so by itself.
-with contextlib.suppress(ImportError):
+# Ctrl-C is the study's to handle, also while this takes its 2 s.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if _PATH_VARIABLE in os.environ:
+    sys.path[:] = json.loads(os.environ.pop(_PATH_VARIABLE))
+# Whatever is wrong with SWARM here, each run says by itself.
+with contextlib.suppress(Exception):
+    from swarm_repro.simulation.swarm import import_for_runs
+
     import_for_runs()

@@ -73,7 +73,7 @@ _NOTES_OF_OTHER_VERSIONS = re.compile(
 
 def _run_line(line: str, folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
     """Run a line of a shell; one that asks for nothing of the shell, without it."""
-    words = [] if re.search(r"[|&;<>$`*?~(){}\n]", line) else shlex.split(line, comments=True)
+    words = shlex.split(line, comments=True) if re.fullmatch(r"[\w ./:=,#'+-]+", line) else []
     if words[:1] != ["swarm-repro"]:
         return _run(["bash", "-c", line], folder, limit_s)
     return run_python(

@@ -238,3 +238,20 @@ def test_live_calls_and_writes_nothing(tmp_path: Path) -> None:
         assert live.returncode == 0, live.stderr
         assert len(stub.chats) == CALLS
     assert not (tmp_path / "cassettes").exists()
+
+
+def test_waits_that_cannot_be_read_leave_nothing_behind_and_keep_no_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_stub() as stub:
+        scenario = write_scenario(tmp_path, stub)
+        monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", "soon")
+        refused = swarm_repro("run", scenario, "--record", "--out", "o", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: SWARM_REPRO_RETRY_WAITS is 'soon': give seconds")
+        assert not (tmp_path / "cassettes").exists()
+        monkeypatch.delenv("SWARM_REPRO_RETRY_WAITS")
+        assert swarm_repro("run", scenario, "--record", "--out", "o", cwd=tmp_path).returncode == 0
+    monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", "soon")
+    replayed = swarm_repro("run", scenario, "--replay", "--out", "o", cwd=tmp_path)
+    assert replayed.returncode == 0, replayed.stderr

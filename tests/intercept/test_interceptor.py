@@ -381,6 +381,11 @@ def test_a_failed_answer_under_run_ends_the_session(ask: Ask, path: Path) -> Non
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
     monkeypatch.setattr("swarm_repro.session.time.sleep", waited.append)
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("swarm_repro.intercept.http.pause", pause)
     return waited
 
 
@@ -406,6 +411,16 @@ def test_a_hiccup_under_run_is_tried_again_with_the_same_bytes(
     assert len(transport.sent) == times + 1
     assert len({sent.content for sent in transport.sent}) == 1
     assert len(recorded(path)) == 1
+
+
+def test_the_connection_of_an_answer_that_is_not_used_is_free_again(
+    ask: Ask, path: Path, waits: list[float]
+) -> None:
+    loading = whole(b'{"error":"loading"}', status=503)()
+    with intercepting(path, trips=True) as (_, interceptor):
+        assert ask(interceptor, Transport([loading, whole()])).body == ANSWER
+    assert loading.stream.closed == 1
+    assert waits == [0.2]
 
 
 @pytest.mark.parametrize("kind", HICCUPS)

@@ -22,6 +22,7 @@ from swarm_repro import use_cassette
 from swarm_repro.completion import IN_PROCESS, IN_PROCESS_STREAM, Completion
 from swarm_repro.errors import ReplayMiss, RequestError, SessionTripped, UsageError
 from swarm_repro.intercept.llama_cpp import llama_cpp_module
+from swarm_repro.intercept.transports import patch_libraries
 from swarm_repro.mode import Mode
 from swarm_repro.opening import header_of, open_session
 from swarm_repro.request import Endpoint
@@ -47,6 +48,7 @@ def not_installed(
             "find_spec",
             lambda name, *how: None if name == "llama_cpp" else find_spec(name, *how),
         )
+    patch_libraries()  # whose hook stays for good
     before = list(sys.meta_path)
     yield
     sys.modules.pop("llama_cpp", None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from swarm_repro.caller import current_caller, scope
-from swarm_repro.intercept.threads import current_flow, in_thread, in_turn
+from swarm_repro.intercept.threads import current_flow, in_thread, in_turn, pause
 
 COUNT = 50  # more than anyio's own limit of 40 threads
 
@@ -93,3 +93,17 @@ def test_a_task_is_told_from_others(backend: str) -> None:
 
     first, again, other = run(backend, main)
     assert first == again != other
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_event_loop_goes_on_during_a_pause_and_may_end_it(backend: str) -> None:
+    import anyio
+
+    async def main() -> bool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pause, 3600)
+            await pause(0)
+            tasks.cancel_scope.cancel()
+        return True
+
+    assert run(backend, main)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 
 from swarm_repro import use_cassette
 from swarm_repro.caller import own_traffic
+from swarm_repro.intercept.transports import patch_libraries
 from tests.support.scripted_server import Asked, ScriptedServer, scripted_server
 
 httpx: ModuleType = importlib.import_module(
@@ -152,3 +154,51 @@ def test_what_a_transport_has_not_is_an_error_that_names_it(path: Path, name: st
             _ = waiting.nothing
         for _ in range(2):
             one.post("http://localhost/v1/messages", json={})
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ModuleType]]:
+    """Imports the library as if it had never been; the tests' own is put back."""
+    name = httpx.__name__
+    own = {key: module for key, module in sys.modules.items() if key.partition(".")[0] == name}
+
+    def forget() -> None:
+        for key in [key for key in sys.modules if key.partition(".")[0] == name]:
+            del sys.modules[key]
+
+    def load() -> ModuleType:
+        forget()
+        return importlib.import_module(name)
+
+    yield load
+    forget()
+    sys.modules.update(own)
+
+
+def test_classes_of_a_library_that_is_imported_anew_are_patched_too(
+    anew: Callable[[], ModuleType],
+) -> None:
+    patch_libraries()
+    first = anew()
+    assert first.HTTPTransport is not httpx.HTTPTransport
+    for library in (first, anew()):
+        handle = library.HTTPTransport.handle_request
+        assert handle.__module__ == "swarm_repro.intercept.transports"
+
+
+def test_a_library_is_patched_once() -> None:
+    patch_libraries()
+    handle = httpx.HTTPTransport.handle_request
+    importlib.reload(httpx)
+    patch_libraries()
+    assert httpx.HTTPTransport.handle_request is handle
+
+
+@pytest.mark.parametrize("other", [None, ModuleType("httpx2")], ids=["hidden", "of its name"])
+def test_a_library_that_is_hidden_or_another_of_its_name_is_passed_over(
+    other: ModuleType | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("httpx", "httpx2"):
+        if name != httpx.__name__:
+            monkeypatch.setitem(sys.modules, name, other)
+    patch_libraries()

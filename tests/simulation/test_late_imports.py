@@ -21,6 +21,7 @@ NAME = "late_imports_package"
 MODULES = {
     "__init__": f"""
         from {NAME}.plots import LIMIT, Plot, draw
+        from {NAME}.plots import Plot as Drawing
         from {NAME}.light import used
 
         __all__ = ["LIMIT", "Plot", "draw", "used"]
@@ -73,6 +74,40 @@ def test_a_deferred_module_is_imported_by_the_first_of_its_names(package: str) -
         assert module.LIMIT == 3
         assert module.Plot is sys.modules[package].Plot
         assert vars(module)["Plot"] is module.Plot, "the second time it costs nothing"
+
+
+def test_a_name_that_the_package_gives_it_is_kept(package: str) -> None:
+    with tamed([NAME], Entropy(1), deferred=[package]):
+        module = load(NAME)
+        assert module.Drawing is sys.modules[package].Plot
+        assert not hasattr(sys.modules[package], "Drawing")
+
+
+def test_the_submodule_is_an_attribute_of_its_package_and_all_names_are_listed(
+    package: str,
+) -> None:
+    with tamed([NAME], Entropy(1), deferred=[package]):
+        module = load(NAME)
+        assert {"Plot", "Drawing", "plots", "used"} <= set(dir(module))
+        assert package not in sys.modules
+        assert module.plots is sys.modules[package]
+
+
+def test_other_tamed_packages_that_it_imports_are_tamed_too(package: str, tmp_path: Path) -> None:
+    other = f"{NAME}_other"
+    (tmp_path / f"{other}.py").write_text("import uuid\ndef draw():\n    return uuid.uuid4()\n")
+    (tmp_path / NAME / "plots.py").write_text(f"from {other} import draw\nLIMIT = Plot = 3\n")
+    with tamed([NAME, other], Entropy(1), deferred=[package]):
+        module = load(NAME)
+    assert module.LIMIT == 3
+    try:
+        draws = []
+        for _ in range(2):
+            with tamed([NAME, other], Entropy(7)):
+                draws.append(module.draw())
+        assert draws[0] == draws[1]
+    finally:
+        del sys.modules[other]
 
 
 def test_its_names_can_be_imported_from_the_package(package: str) -> None:

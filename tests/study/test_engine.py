@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,13 @@ from swarm_repro.errors import BackendUnreachableError, UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.study import engine as engines
 from swarm_repro.study.canary import Canary
-from swarm_repro.study.engine import DaskEngine, LocalEngine, open_engine
+from swarm_repro.study.engine import (
+    PATH_VARIABLE,
+    DaskEngine,
+    LocalEngine,
+    open_engine,
+    start_method,
+)
 from swarm_repro.study.file import load_study
 from swarm_repro.study.folder import StudyFolder
 from swarm_repro.study.worker import Report, Task, versions
@@ -343,3 +351,53 @@ def test_another_dask_is_refused(scheduler: str, worker: str, said: str | None) 
     with pytest.raises(UsageError) as raised:
         engines._require_same_dask(found, "tcp://x")
     assert str(raised.value) == f"{said}: install the same on all"
+
+
+def what_is_imported() -> set[str]:
+    return {
+        name for name in ("swarm.core.orchestrator", "pandas", "matplotlib") if name in sys.modules
+    }
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info < (3, 11), reason="workers are started anew"
+)
+def test_a_worker_begins_with_swarm_imported_wherever_the_study_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a folder with modules of those names, which a study's own process would not import either.
+    for name in ("swarm", "pandas", "queue"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of the wrong folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(forkserver, "_forkserver", forkserver.ForkServer())
+    monkeypatch.setattr(forkserver, "ensure_running", forkserver._forkserver.ensure_running)
+    with ProcessPoolExecutor(1, mp_context=start_method()) as pool:
+        assert pool.submit(what_is_imported).result(60) == {"swarm.core.orchestrator", "pandas"}
+        assert pool.submit(variable, PATH_VARIABLE).result(60) is None
+    assert PATH_VARIABLE not in os.environ
+
+
+def test_each_pool_has_the_environment_of_when_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("OF_THE_TEST", value)
+        engine = LocalEngine(1)
+        try:
+            assert engine._pool.submit(variable, "OF_THE_TEST").result(60) == value
+        finally:
+            engine.close(abandon=True)
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "method"),
+    [("darwin", (3, 12), "spawn"), ("linux", (3, 10), "spawn"), ("linux", (3, 11), "forkserver")],
+)
+def test_workers_are_forked_only_where_that_is_safe(
+    platform: str, version: tuple[int, int], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(sys, "version_info", version)
+    assert start_method().get_start_method() == method

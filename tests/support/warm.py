@@ -1,8 +1,10 @@
 """A process that has imported what commands need, and forks one for each that is asked for.
 
 ``swarm-repro run`` takes 2 s of CPU to import SWARM, openai and pandas, and a fraction of that for
-what it does then. A forked command is a process of its own in every other respect: folder,
-environment, streams, exit code, threads, what it does at its end.
+what it does then. A forked command has a folder, an environment, streams, threads, an exit code and
+an end of its own. It differs from one that was started in what is imported already, with the
+environment of the first that was asked for, and in what ``sys.modules["__main__"]`` is; tests of
+imports, of the start or of signals start processes.
 
 ``python -m tests.support.warm`` takes orders as JSON lines on its standard input and says on its
 standard output how each ended; `run_warm` is the other end.
@@ -11,16 +13,17 @@ standard output how each ended; `run_warm` is the other end.
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -31,12 +34,18 @@ ROOT = Path(__file__).resolve().parents[2]
 _IS_USED = sys.platform == "linux" and not os.environ.get("SWARM_REPRO_TEST_FRESH_PROCESSES")
 #: What the interpreter reads when it starts, so that processes which differ in it share nothing.
 _READ_AT_START = (
-    "PYTHONWARNINGS",
-    "PYTHONPATH",
-    "PYTHONUTF8",
+    "PYTHONDEVMODE",
     "PYTHONIOENCODING",
-    "LC_ALL",
+    "PYTHONNOUSERSITE",
+    "PYTHONOPTIMIZE",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "PYTHONUNBUFFERED",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
     "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
 )
 
 
@@ -48,7 +57,7 @@ def run_python(
     timeout_s: float,
     stderr: Literal["apart", "with stdout"] = "apart",
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python, with nothing on its standard input, from a warm process where that is the same.
+    """Run Python with nothing on its standard input, forked where the result is the same.
 
     Args:
         words: Its arguments: ``-m swarm_repro ...``, ``-c CODE ...``, or the path of the
@@ -82,11 +91,33 @@ def run_python(
             "output": [str(output[0]), str(output[stderr == "apart"])],
             "timeout_s": timeout_s,
         }
-        code = _warm(tuple(environment.get(name) for name in _READ_AT_START)).run(order)
+        code = _run_warm(tuple(environment.get(name) for name in _READ_AT_START), order)
         if code is None:
             raise subprocess.TimeoutExpired([sys.executable, *words], timeout_s)
-        said, complained = (path.read_text("utf-8") if path.exists() else "" for path in output)
+        said, complained = (
+            path.read_text("utf-8", errors="replace") if path.exists() else "" for path in output
+        )
     return subprocess.CompletedProcess([sys.executable, *words], code, said, complained)
+
+
+#: Warm processes by what they read at their start. Each runs one at a time, so that tests which
+#: want several at once have several.
+_idle: dict[tuple[str | None, ...], list[_Warm]] = defaultdict(list)
+_lock = threading.Lock()
+
+
+def _run_warm(variables: tuple[str | None, ...], order: Mapping[str, object]) -> int | None:
+    with _lock:
+        warm = _idle[variables].pop() if _idle[variables] else None
+    warm = warm or _start_warm(variables)
+    try:
+        code = warm.run(order)
+    except BaseException:
+        warm.kill()  # what it says next would be taken for an answer to another order
+        raise
+    with _lock:
+        _idle[variables].append(warm)
+    return code
 
 
 class _Warm:
@@ -114,12 +145,16 @@ class _Warm:
         code: int | None = json.loads(answer)["code"]
         return code
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._close()
+
     def _close(self) -> None:
         self._process.communicate(timeout=60)
 
 
-@functools.cache
-def _warm(variables: tuple[str | None, ...]) -> _Warm:
+def _start_warm(variables: tuple[str | None, ...]) -> _Warm:
     named = dict(zip(_READ_AT_START, variables, strict=True))
     kept = {name: value for name, value in os.environ.items() if name not in named}
     read = {name: value for name, value in named.items() if value is not None}
@@ -166,13 +201,14 @@ def _wait(pid: int, timeout_s: float) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.02)
-    os.kill(pid, 9)
+    os.killpg(pid, signal.SIGKILL)  # and what it has started
     os.waitpid(pid, 0)
     return None
 
 
 def become(order: Mapping[str, Any]) -> None:
     """Turn this process into the one that was ordered, and do what it does."""
+    os.setsid()
     opened = os.open(os.devnull, os.O_RDONLY)
     os.dup2(opened, 0)
     for number, path in enumerate(order["output"], start=1):
@@ -184,6 +220,7 @@ def become(order: Mapping[str, Any]) -> None:
     # As a command that runs simulations has it, once it has started itself again.
     os.environ.update({**order["environment"], "PYTHONHASHSEED": "0"})
     time.tzset()
+    tempfile.tempdir = None  # which follows from TMPDIR
     start, *rest = order["words"]
     sys.orig_argv = [sys.executable, start, *rest]
     own = sys.modules["__main__"]
@@ -204,7 +241,7 @@ def become(order: Mapping[str, Any]) -> None:
 
 
 def end_as_python_does(code: int) -> None:
-    """What an interpreter does at its end, but for taking all modules apart: 0.3 s of CPU."""
+    """What an interpreter does at its end, except tearing down modules, which takes 0.3 s."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
     atexit._run_exitfuncs()
     sys.stdout.flush()
