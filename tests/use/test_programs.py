@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ from swarm_repro.program import find_module, find_script, run_program
 from swarm_repro.session import Session
 from swarm_repro.use import use_cassette
 from tests.support.tiny_model import TinyModel, ask
+
+#: A fault must fail a test, not hang it. Nothing here takes a hundredth of this.
+PATIENCE_S = 20
 
 
 @pytest.fixture(autouse=True)
@@ -158,28 +162,38 @@ def test_a_program_has_its_own_main_and_arguments(
     assert capsys.readouterr().out == (f"{[str(script), 'a', '--b']} beside beside {folder} 2\n")
 
 
-def test_threads_of_a_program_are_waited_for(folder: Path) -> None:
+def test_threads_of_a_program_are_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, end = threading.Event(), threading.Event()
+    monkeypatch.setitem(sys.modules, "own_events", SimpleNamespace(go=go))
     script = write(
         folder / "script.py",
         """
         import pathlib, threading
-        go = threading.Event()
-        def work():
-            go.wait()
-            pathlib.Path("done").touch()
-        thread = threading.Thread(target=work)
-        thread.start()
+        from own_events import go
+        class Work(threading.Thread):
+            def run(self):
+                go.wait()
+                pathlib.Path("done").touch()
+            def join(self, timeout=None):
+                go.set()  # only being waited for lets it end
+                super().join(timeout)
+        Work(daemon=False).start()  # threads are as the one that starts them
         threading.Thread(target=threading.Event().wait, daemon=True).start()
-        go.set()
         """,
     )
-    other = threading.Event()
-    beside = threading.Thread(target=other.wait)
+    # Neither this thread nor the one that runs the program is the program's: waiting for one hangs.
+    beside = threading.Thread(target=end.wait)
     beside.start()
-    run(script)
-    assert (folder / "done").exists()
-    other.set()
-    beside.join()
+    runner = threading.Thread(target=run, args=(script,), daemon=True)
+    runner.start()
+    try:
+        runner.join(PATIENCE_S)
+        assert not runner.is_alive(), "it waits for a thread that is not the program's"
+        assert (folder / "done").exists()
+    finally:
+        go.set()
+        end.set()
+        beside.join()
 
 
 @pytest.mark.parametrize(
