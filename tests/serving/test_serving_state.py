@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from http.server import BaseHTTPRequestHandler
@@ -20,7 +19,7 @@ import platformdirs
 import pytest
 
 from swarm_repro.errors import BackendError, SwarmReproError, UsageError
-from swarm_repro.serving import llama_server, process, state
+from swarm_repro.serving import llama_server, process
 from swarm_repro.serving.binaries import ServerBinary, find_llama_server
 from swarm_repro.serving.download import Fetched
 from swarm_repro.serving.health import Probe
@@ -640,24 +639,15 @@ def test_what_is_told_of_servers_and_models_is_made_by_name_and_cannot_change(ki
         object.__new__(kind).anything = 1
 
 
-def test_threads_that_start_servers_do_not_see_a_half_written_record() -> None:
-    server = this_process()
-    write_record(server)
-    seen: set[bool] = set()
-    stopped = threading.Event()
-
-    def look() -> None:
-        while not stopped.is_set():
-            seen.add(read_record(record_path(8080)) == server)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    for _ in range(50):
-        write_record(server)
-    stopped.set()
-    thread.join()
-    assert seen <= {True}
-    assert state.read_record(record_path(8080)) == server
+def test_a_record_is_replaced_in_one_step() -> None:
+    path = record_path(8080)
+    write_record(this_process(profile="cpu-strict"))
+    before = path.read_bytes()
+    with path.open("rb") as file:  # of somebody who reads it at this moment
+        write_record(this_process(profile="metal-1slot"))
+        assert file.read() == before
+    assert read_record(path) == this_process(profile="metal-1slot")
+    assert [one.name for one in path.parent.glob("8080.*")] == ["8080.json"]
 
 
 # --- Starting and ending real processes.
