@@ -66,7 +66,9 @@ def test_a_replay_that_reaches_for_the_network_ends(
     assert session.tripped is caught.value
 
 
-def test_sockets_of_this_machines_own_are_let_be(tmp_path: Path) -> None:
+def test_local_sockets_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # macOS allows a socket's name 104 bytes, which the path of a test's folder may exceed.
+    monkeypatch.chdir(tmp_path)
     small_cassette(tmp_path / "c.jsonl")
     with refuse_network(replaying(tmp_path / "c.jsonl")):
         one, other = socket.socketpair()
@@ -74,7 +76,7 @@ def test_sockets_of_this_machines_own_are_let_be(tmp_path: Path) -> None:
             one.sendmsg([b"x"])
             assert other.recv(1) == b"x"
         with socket.socket(socket.AF_UNIX) as local, pytest.raises(FileNotFoundError):
-            local.connect(str(tmp_path / "none"))
+            local.connect("none")
 
 
 def test_after_a_replay_the_network_is_there_again(tmp_path: Path) -> None:
