@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import openai
@@ -380,7 +380,7 @@ def test_a_failed_answer_under_run_ends_the_session(ask: Ask, path: Path) -> Non
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr("swarm_repro.session.time.sleep", waited.append)
+    monkeypatch.setattr("swarm_repro.session.time", SimpleNamespace(sleep=waited.append))
 
     async def pause(seconds: float) -> None:
         waited.append(seconds)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -371,7 +372,7 @@ def test_a_callers_progress_that_fails_on_a_hit_does_not_free_its_place(path: Pa
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr("swarm_repro.session.time.sleep", waited.append)
+    monkeypatch.setattr("swarm_repro.session.time", SimpleNamespace(sleep=waited.append))
     return waited
 
 
