@@ -16,11 +16,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from swarm_repro.cassette import disk
+from swarm_repro.cassette import disk, part_writer
 from swarm_repro.cassette.lines import decode_line
 from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import Cassette, read_cassette
@@ -202,12 +203,9 @@ class Task:
         except BaseException as error:  # noqa: BLE001 - told to who waits
             self.error = error
 
-    def has_ended(self, *, within_s: float) -> bool:
-        self._thread.join(within_s)
-        return not self._thread.is_alive()
-
     def end(self) -> None:
-        assert self.has_ended(within_s=PATIENCE_S), "it hangs"
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "it hangs"
         if self.error is not None:
             raise self.error
 
@@ -371,16 +369,41 @@ def test_who_goes_on_from_a_part_syncs_what_it_adds(path: Path, watched: Watched
 
 
 def test_who_comes_while_another_waits_for_the_disk_waits_too(
-    path: Path, watched: WatchedDisk, made: Cassette
+    path: Path, watched: WatchedDisk, made: Cassette, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    did: list[str] = []
+    #: The second has to wait, or did not.
+    arrived = threading.Event()
+
+    class Lock:
+        """A lock that tells when somebody has to wait for it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if not self._lock.acquire(blocking=False):
+                did.append("waits")
+                arrived.set()
+                self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def come_second() -> None:
+        two.wait()
+        did.append("is on the disk")
+        arrived.set()
+
+    monkeypatch.setattr(part_writer, "threading", SimpleNamespace(Lock=Lock))
     with closing(open_for_recording(path, HEADER, keep=False)) as store:
         one, two = stage(store, made, 0), stage(store, made, 1)
         with Gate(watched, "sync c.jsonl.part") as gate:
             first = Task(one.wait)
             gate.wait_until_reached()
-            second = Task(two.wait)
-            # Were it not to wait it would be done by far.
-            assert not second.has_ended(within_s=0.1)
+            second = Task(come_second)
+            assert arrived.wait(PATIENCE_S)
+            assert did == ["waits"]
             before = len(watched.happened)
             gate.open()
             first.end()
@@ -468,7 +491,8 @@ NOT_WRITTEN = "cannot be written: Input/output error; it is as it was before"
 #: What is said where a step fails.
 SAYS = {
     **dict.fromkeys(FINISH[:3], NOT_WRITTEN),
-    "sync folder": "is written, but may not be there after a power loss: Input/output error",
+    "sync folder": "was written but could not be flushed to disk (Input/output error); it may be "
+    "lost in a power failure. Check the disk and write it again",
 }
 
 

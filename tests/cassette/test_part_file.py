@@ -133,18 +133,33 @@ def test_turns_leave_no_file_open(path: Path, lock: Path) -> None:
     assert open_files() == before
 
 
-def test_those_who_share_have_their_turns_one_after_the_other(path: Path) -> None:
+def test_those_who_share_have_their_turns_one_after_the_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    did: list[str] = []
+    #: The second has to wait for its turn, or has had it.
+    arrived = threading.Event()
+
+    def flock(descriptor: int, operation: int) -> None:
+        try:
+            real(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            arrived.set()
+            real(descriptor, operation)
+
     with closing(PartFile(path, shared=True)) as one, closing(PartFile(path, shared=True)) as two:
-        did: list[str] = []
 
         def follow() -> None:
             with two.turn():
                 did.append("two")
+            arrived.set()
 
         with one.turn():
+            monkeypatch.setattr(fcntl, "flock", flock)
             thread = threading.Thread(target=follow, daemon=True)
             thread.start()
-            thread.join(0.1)  # were it not to wait it would be done by far
+            assert arrived.wait(20)
             did.append("one")
         thread.join(20)
         assert did == ["one", "two"]
