@@ -389,8 +389,8 @@ class CassetteStore:
                 writer.file.remove()
             except OSError as error:
                 raise CassetteAccessError(
-                    f"{self.path} is written, but {writer.file.path} cannot be removed: "
-                    f"{error.strerror or error}; remove it"
+                    f"{self.path} was written, but {writer.file.path} cannot be removed "
+                    f"({error.strerror or error}); delete it by hand"
                 ) from error
             self.close()
         return changes

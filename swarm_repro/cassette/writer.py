@@ -136,7 +136,7 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
 
     Raises:
         CassetteAccessError: The folder is not writable or the disk is full; a file that was there
-            before is untouched. Or it is written, and a power loss may undo that.
+            before is untouched. Or it was written, and may be lost in a power failure.
     """
     temporary: str | None = None
     is_in_place = False
@@ -158,7 +158,8 @@ def write_cassette(cassette: Cassette, path: Path) -> None:
     except OSError as error:
         why = error.strerror or error
         raise CassetteAccessError(
-            f"{path} is written, but may not be there after a power loss: {why}"
+            f"{path} was written but could not be flushed to disk ({why}); it may be lost in a "
+            "power failure. Check the disk and write it again"
             if is_in_place
             else f"{path} cannot be written: {why}; it is as it was before"
         ) from error

@@ -532,7 +532,10 @@ def test_whichever_step_of_the_end_fails_nothing_recorded_is_lost(
         with pytest.raises(CassetteAccessError) as caught:
             finish(store, session)
     watched.before = lambda _what: None
-    removal = f"is written, but {part_path(path)} cannot be removed: Input/output error; remove it"
+    removal = (
+        f"was written, but {part_path(path)} cannot be removed (Input/output error); "
+        "delete it by hand"
+    )
     assert str(caught.value) == f"{path} {SAYS.get(step, removal)}"
     assert (path.read_bytes() == before) == str(caught.value).endswith("it is as it was before")
     assert {one.name for one in path.parent.iterdir()} == {"c.jsonl", "c.jsonl.part"}
