@@ -20,7 +20,7 @@ Call = Callable[..., int]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What was done: the order of sets seen to, a run asked for, its outcome told."""
+    """What was done: the hash seed pinned, a run asked for, its outcome told."""
     done: list[object] = []
 
     def run_scenario(options: RunOptions) -> str:
@@ -54,8 +54,11 @@ def test_the_committed_demo_is_replayed_in_a_folder_that_goes(asked: list[object
     assert pinned == "pinned"
     assert isinstance(options, RunOptions)
     assert (options.seed, options.mode) == (42, Mode.REPLAY)
-    packaged = (ROOT / "swarm_repro" / "data").exists()
-    if not packaged:
+    data = Path(str(resources.files("swarm_repro"))) / "data"
+    if data.exists():  # tests of an installed wheel
+        assert options.scenario == data / "demo.yaml"
+        assert options.cassette == data / "demo.seed42.jsonl"
+    else:
         assert options.scenario == ROOT / "scenarios" / "demo.yaml"
         assert options.cassette == ROOT / "cassettes" / "demo.seed42.jsonl"
     assert options.out is not None
