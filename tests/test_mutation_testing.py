@@ -202,16 +202,16 @@ def known(root: Path, lines: dict[str, list[int]]) -> Touched:
 
 def test_the_tests_of_a_mutant_run_its_lines_or_use_what_it_defines(tmp_path: Path) -> None:
     root = package(tmp_path, MODULE.replace("return text\n", "return text or LIMIT\n", 1))
-    touched = known(root, {"slow": [8, 10], "box": [15], "quick": [8, 9], "import": [1, 3, 6]})
+    touched = known(root, {"first": [8, 10], "box": [15], "second": [8, 9], "import": [1, 3, 6]})
 
     def tests_of(line: int) -> list[str]:
         mutants = mutants_of((root / FILE).read_bytes(), FILE)
         return touched.tests_of(next(one for one in mutants if one.line == line))
 
-    assert tests_of(8) == ["slow", "quick"]
-    assert tests_of(9) == ["quick"]
+    assert tests_of(8) == ["first", "second"]
+    assert tests_of(9) == ["second"]
     assert tests_of(15) == ["box"]
-    assert tests_of(3) == ["slow", "quick"]  # the constant is used in the function
+    assert tests_of(3) == ["first", "second"]  # the constant is used in the function
 
 
 def test_within_a_budget_the_quick_tests_that_run_little_else_come_first(tmp_path: Path) -> None:

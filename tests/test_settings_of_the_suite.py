@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 SUITE = """\
-import threading
 import pytest
 
 @pytest.mark.slow
