@@ -1,4 +1,4 @@
-"""A share of the trials of ``benchmarks/acceptance``, each of which fails on what it finds."""
+"""Runs a small share of each trial; a trial fails if it finds anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.command import ROOT
 
 
 def tried(name: str, share: float = 0.01) -> dict[str, Any]:
-    """What a share of a trial counted."""
+    """The counts of a share of a trial."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.acceptance", name, "--share", str(share), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,

@@ -51,7 +51,7 @@ def record(folder: Path, *, name: str = "tiny", seeds: tuple[int, ...] = (1,)) -
 
 
 def rewrite(cassette: Path, target: Path, **members: object) -> Path:
-    """A cassette whose runs say something else, with checksums that are right."""
+    """A cassette with changed runs and right checksums."""
     recorded = read_cassette(cassette)
     runs: list[RunRecord] = [replace(run, **members) for run in recorded.runs]  # type: ignore[arg-type]
     target.parent.mkdir(parents=True, exist_ok=True)

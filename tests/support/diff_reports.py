@@ -16,7 +16,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recording:
-    """One side: its calls, and what ``record`` is to be told beside them."""
+    """One side: its calls, and further arguments for ``record``."""
 
     calls: Sequence[Call]
     options: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def followed(proven: int = 0, assumed: int = 0, shared: int = 0) -> Report:
 
 
 def calls_of(report: Report) -> list[tuple[object, ...]]:
-    """Place, class, origins and proof of each call that is listed."""
+    """Place, class, origins and proof of each listed call."""
     return [
         (f"{call['scope']} {call['i']}", call["class"], call["origins"], call["proven"])
         for call in report["calls"]
@@ -48,7 +48,7 @@ def calls_of(report: Report) -> list[tuple[object, ...]]:
 
 
 def causes_of(report: Report) -> list[tuple[object, ...]]:
-    """What each origin is laid to: field and both values, or that it is a root."""
+    """The cause of each origin: field and both values, or that it is a root."""
     return [
         ("root",) if origin["kind"] == "root" else (origin["field"], origin["a"], origin["b"])
         for origin in report["origins"]

@@ -13,7 +13,7 @@ from swarm_repro.cli import main
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a command."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -21,7 +21,7 @@ class Done:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was printed, as JSON."""
+        """The output, read as JSON."""
         found: dict[str, Any] = orjson.loads(self.out)
         return found
 

@@ -1,4 +1,4 @@
-"""A stand-in for llama-cpp-python, for tests of what this package does around it.
+"""A stand-in for llama-cpp-python, for tests of this package's code around it.
 
 What the real library answers is tested against the real one, in ``tests/live``.
 """

@@ -117,7 +117,7 @@ PROBED = {"temperature": 0.5, "top_k": 7, "max_tokens": 1, "n_predict": 1, "n": 
 
 
 def about(path: Path | str, **more: Any) -> dict[str, Any]:
-    """What a llama-server says of itself: one with the model at a path of 12 numbers, 48 bytes."""
+    """The pages of a llama-server with the model at a path: 12 numbers, 48 bytes."""
     return {
         "/props": {
             "default_generation_settings": {"params": {"temperature": 0.8}, "n_ctx": 4096},

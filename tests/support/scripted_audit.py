@@ -1,4 +1,4 @@
-"""A bench whose servers are scripts: what each was asked is written down, and a clock tells time.
+"""A bench whose servers are scripts: their requests are noted, and a clock tells time.
 
 Every answer takes one second of that clock, and starting a server takes a hundred, so that a test
 can say which seconds are counted.
@@ -33,7 +33,7 @@ Reply = Callable[["Asked"], str | BackendError]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: to which server (from 1), the how-manieth of all (from 1), and what."""
+    """One request: the number of its server (from 1), its number overall (from 1), and its prompt."""
 
     server: int
     number: int
@@ -52,7 +52,7 @@ class Asked:
 
 @dataclass
 class Clock:
-    """Stands still but for what is asked of servers."""
+    """A clock that only requests to servers and their starts move."""
 
     now: float = 0.0
 
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass
 class Script:
-    """What servers do, and what they were asked."""
+    """The behaviour of servers, and their requests."""
 
     clock: Clock
     reply: Reply = lambda asked: f"answer {asked.number}"
@@ -143,7 +143,7 @@ class ScriptedBench(Bench):
 
 
 def prompt(name: str, *, length: int = 0) -> Prompt:
-    """A text prompt of 10 tokens at most, with as many characters as is said."""
+    """A text prompt of 10 tokens at most, with a number of characters."""
     return Prompt(
         name=name,
         source="built in",
@@ -183,7 +183,7 @@ def scripted_bench(monkeypatch: pytest.MonkeyPatch, **given: Any) -> ScriptedBen
 
 
 def this_process_as_a_server(port: int, *, gone: bool = False) -> StartedServer:
-    """The record of a server that answers at a port, in this very process."""
+    """The record of a server at a port, with this process in its place."""
     process = identify(os.getpid())
     assert process is not None
     return StartedServer(

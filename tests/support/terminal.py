@@ -22,7 +22,7 @@ class Done:
 
 
 class Terminal(io.StringIO):
-    """What is shown on a terminal; written down as lines of text."""
+    """The text shown on a terminal, as lines."""
 
     def isatty(self) -> bool:
         return True
