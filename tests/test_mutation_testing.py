@@ -1,4 +1,4 @@
-"""The script that puts faults into the package: what it knows of faults and of tests."""
+"""The mutation testing script: its faults, and its choice of tests."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def test_a_fault_that_people_make_is_a_mutant(source: str, fault: tuple[str, str
         "@dataclass(frozen=True)\nclass X: ...",
     ],
 )
-def test_what_no_test_could_notice_is_left_as_it_is(source: str) -> None:
+def test_code_no_test_could_check_is_left_unchanged(source: str) -> None:
     assert faults(source) == []
 
 
-def test_the_words_of_a_message_are_left_as_they_are() -> None:
+def test_the_words_of_a_message_are_left_unchanged() -> None:
     assert faults('raise XError("it is gone")') == [("delete statement", "pass")]
     assert faults('f(x, help="the one")') == [("delete statement", "pass")]
 
@@ -183,7 +183,7 @@ def test_each_module_is_in_one_room_and_no_pattern_is_left_over() -> None:
 
 
 def known(root: Path, lines: dict[str, list[int]]) -> Touched:
-    """What is known of tests that run these lines; each takes a second longer than the last."""
+    """The measurements of tests that run these lines; each takes a second longer than the last."""
     path = root / ".mutation" / "touched.json"
     path.parent.mkdir()
     tests = {

@@ -1,4 +1,4 @@
-"""Which tests are run, and how long each may take."""
+"""The tests that run by default, and their time limits."""
 
 from __future__ import annotations
 

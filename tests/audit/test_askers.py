@@ -1,4 +1,4 @@
-"""What goes out to a model, and what is said when no completion comes back."""
+"""Requests sent to a model, and the errors when no completion comes back."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_each_thread_has_a_connection_of_its_own() -> None:
         assert len(asked) == 4
 
 
-def test_an_error_of_one_of_several_is_told() -> None:
+def test_an_error_in_one_of_several_requests_is_raised() -> None:
     def third_fails(asked: Asked) -> None:
         if json.loads(asked.body)["seed"] == 2:
             asked.json({"error": {"message": "too long"}}, status=400)
@@ -135,7 +135,7 @@ def test_an_error_of_one_of_several_is_told() -> None:
         asker.ask_together(prompts, threads=2)
 
 
-def test_an_answer_that_is_no_completion_is_an_error_and_not_counted() -> None:
+def test_an_invalid_completion_is_an_error_and_not_counted() -> None:
     with asking(lambda asked: asked.json({"error": {"message": "no"}}, status=500)) as asking_it:
         asker, _, weights = asking_it
         with pytest.raises(BackendResponseError, match="500"):
@@ -161,7 +161,7 @@ def test_a_broken_connection_says_whether_the_server_is_still_there() -> None:
     )
 
 
-def test_a_server_that_is_gone_is_what_an_error_is_blamed_on() -> None:
+def test_an_error_names_the_server_that_has_ended() -> None:
     def fail(asked: Asked) -> None:
         asked.json({"error": {"message": "no"}}, status=500)
 
@@ -194,7 +194,7 @@ def test_no_request_goes_out_on_a_connection_that_was_streamed_over() -> None:
 
 @dataclass
 class InMemory(LlamaCpp):
-    """A model in process that is a list of answers."""
+    """A model in process with a list of answers."""
 
     asked: list[Request] = field(default_factory=list)
     says: Completion = field(default_factory=lambda: answer("yes"))
@@ -225,7 +225,7 @@ def test_in_process_a_prompt_goes_out_as_it_is_and_without_logprobs() -> None:
     assert sorted(weights) == sorted([CHAT.weight, PLAIN.weight, CHAT.weight])
 
 
-def test_in_process_what_is_no_completion_is_an_error() -> None:
+def test_in_process_an_invalid_completion_is_an_error() -> None:
     weights: list[float] = []
     model = InMemory(says=Completion(200, "application/json", b'{"nothing":1}'))
     asker = InProcessAsker(model, binding=make_binding(), on_answer=weights.append)
@@ -242,7 +242,7 @@ def three_prompts() -> list[Prompt]:
 
 
 class Failing(InMemory):
-    """Fails for seed 0; holds all other answers back until it is let go on."""
+    """Fails for seed 0; holds all other answers back until it is released."""
 
     go_on = threading.Event()
     waited_in_vain = False
@@ -254,7 +254,7 @@ class Failing(InMemory):
         return super().send(request)
 
 
-def test_the_first_failure_is_told_while_others_still_wait() -> None:
+def test_the_first_failure_is_raised_while_others_still_wait() -> None:
     model = Failing()
     model.go_on = threading.Event()
     asker = InProcessAsker(model, binding=make_binding(), on_answer=lambda _weight: None)

@@ -1,4 +1,4 @@
-"""What each experiment asks, of which servers, and what it compares."""
+"""The requests of each experiment, its servers, and its comparisons."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(
         ),
     ],
 )
-def test_what_is_asked_and_compared_within_a_setting(
+def test_an_experiment_within_a_setting_asks_and_compares(
     name: str, asked: Strs, compared: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, answers = run(monkeypatch, name)
@@ -153,7 +153,7 @@ SECOND = Path("/second/llama-server")
         ("op-offload", "cpu-strict", {"devices": ("CUDA0",)}, ["--op-offload"]),
     ],
 )  # fmt: skip
-def test_what_is_changed_in_the_flags(
+def test_an_experiment_changes_only_its_own_flags(
     name: str,
     setting_: str,
     given: dict[str, Any],
@@ -276,7 +276,7 @@ ELSEWHERE = "tried with cpu-strict only"
         ),
     ],
 )
-def test_what_cannot_be_tried_says_why(
+def test_an_impossible_experiment_says_why(
     setting_: str,
     given: dict[str, Any],
     left_out: dict[str, str],
@@ -288,7 +288,7 @@ def test_what_cannot_be_tried_says_why(
     assert {name: reason for name, reason in why.items() if reason is not None} == left_out
 
 
-def test_how_much_each_will_ask_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_requests_is_known_in_advance(monkeypatch: pytest.MonkeyPatch) -> None:
     # A prompt of n characters weighs n, 200 for its ten tokens, and 38 for the rest of its body.
     bench = scripted_bench(monkeypatch, second_binary=SECOND, devices=("CUDA0",))
     lab = bench.lab(setting("one-slot"))
@@ -318,7 +318,7 @@ def test_how_much_each_will_ask_is_known_before(monkeypatch: pytest.MonkeyPatch)
     }
 
 
-def test_kinds_and_names_stand_as_they_are_published() -> None:
+def test_kinds_and_names_are_the_published_ones() -> None:
     assert [(one.name, one.kind) for one in EXPERIMENTS] == [
         *((name, "within") for name in ("repeat", "restart", "prompt-cache", "order", "load")),
         *((name, "within") for name in ("stream", "logprobs")),
@@ -333,13 +333,13 @@ def test_kinds_and_names_stand_as_they_are_published() -> None:
     assert what["seed-none"] == "the shortest prompt N times with no seed"
 
 
-def test_those_named_come_in_the_order_of_all_of_them() -> None:
+def test_named_experiments_keep_the_standard_order() -> None:
     named = experiments_named(("seed-0", "load", "repeat"))
     assert [one.name for one in named] == ["repeat", "load", "seed-0"]
     assert experiments_named(()) == ()
 
 
-def test_a_prompt_whose_half_is_nothing_breaks_off_with_a_full_stop() -> None:
+def test_a_prompt_with_an_empty_half_breaks_off_with_a_full_stop() -> None:
     assert prompt("tiny", length=1).sharing_its_prefix().body["prompt"] == "."
 
 

@@ -1,4 +1,4 @@
-"""One setting under measurement: what is started again, and which seconds are counted."""
+"""One setting under measurement: restarts of its server, and the seconds that count."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_reference_that_failed_is_asked_again(monkeypatch: pytest.MonkeyPatch)
     assert lab.reference()["act"].text == "answer 3"
 
 
-def test_what_the_reference_costs_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_the_reference_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = scripted_bench(monkeypatch)
     lab = bench.lab(setting("one-slot"))
     with lab.open() as asker:
@@ -111,7 +111,7 @@ def test_a_setting_that_never_started_is_given_up_after_the_second_time(
     assert failure == why
 
 
-def test_flags_that_are_only_tried_do_not_give_their_setting_up(
+def test_a_failed_trial_of_flags_keeps_the_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = scripted_bench(monkeypatch)
@@ -221,7 +221,7 @@ def test_a_real_server_has_the_flags_of_its_setting_and_then_those_of_the_varian
     assert bench.environment.content["build"] == "stub"
 
 
-def test_another_build_says_nothing_of_the_one_that_is_measured(
+def test_another_build_does_not_describe_the_measured_one(
     tiny_gguf: Path, program: Callable[..., Path]
 ) -> None:
     second = program(name="second")
@@ -237,7 +237,7 @@ def test_another_build_says_nothing_of_the_one_that_is_measured(
     assert (bench.environment, bench.unknown, bench.started) == (None, None, 1)
 
 
-def test_a_real_server_that_is_refused_its_flags_is_no_started_one(
+def test_a_real_server_with_refused_flags_has_not_started(
     tiny_gguf: Path, program: Callable[..., Path]
 ) -> None:
     bench = real_bench(tiny_gguf, program("--refused"))
@@ -249,7 +249,7 @@ def test_a_real_server_that_is_refused_its_flags_is_no_started_one(
     assert bench.started == 0
 
 
-def test_a_model_in_process_that_cannot_be_is_not_started(tmp_path: Path) -> None:
+def test_an_impossible_model_in_process_is_not_started(tmp_path: Path) -> None:
     bench = real_bench(tmp_path / "none.gguf", tmp_path, in_process="not asked for")
     with pytest.raises(NotStartedError, match=r"^not asked for$"), bench.lab(IN_PROCESS).open():
         pass

@@ -1,4 +1,4 @@
-"""What an audit will measure, from its options and this machine."""
+"""The plan of an audit, from its options and this machine."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def plan_of(model: Path, binary: Path, **given: Any) -> Plan:
         ),
     ],
 )
-def test_what_is_measured_and_what_is_left_out(
+def test_a_plan_lists_measured_and_skipped_settings(
     given: dict[str, Any],
     settings: list[str],
     experiments: list[str],
@@ -143,13 +143,13 @@ def test_quick_asks_fewer_prompts_fewer_times(tiny_gguf: Path, lister: Callable[
     assert [one.name for one in bench.prompts] == ["act", "vote"]
 
 
-def test_of_a_cassette_three_calls_are_asked(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
+def test_three_calls_of_a_cassette_are_asked(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
     cassette = ROOT / "cassettes" / "demo.seed42.jsonl"
     bench = plan_of(tiny_gguf, lister(), cassette=cassette, in_process=False).bench
     assert len(bench.prompts) == 3
 
 
-def test_what_is_given_wins(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
+def test_given_options_win(tiny_gguf: Path, lister: Callable[..., Path]) -> None:
     binary = lister()
     bench = plan_of(
         tiny_gguf,
@@ -180,7 +180,7 @@ def test_what_is_given_wins(tiny_gguf: Path, lister: Callable[..., Path]) -> Non
         ({"settings": ()}, "nothing is left to measure on this machine; name other --settings"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
+def test_impossible_options_are_refused(
     given: dict[str, Any], said: str, tiny_gguf: Path, lister: Callable[..., Path]
 ) -> None:
     with pytest.raises(UsageError) as raised:
@@ -188,7 +188,7 @@ def test_what_cannot_be_honoured_is_refused(
     assert str(raised.value) == said
 
 
-def test_a_model_that_is_none_is_refused(tmp_path: Path, lister: Callable[..., Path]) -> None:
+def test_an_invalid_model_is_refused(tmp_path: Path, lister: Callable[..., Path]) -> None:
     path = tmp_path / "text.gguf"
     path.write_text("no model")
     with pytest.raises(ModelFileError, match="is not a GGUF file"):
@@ -215,7 +215,7 @@ def test_a_server_that_cannot_list_devices_is_taken_to_have_none(
     assert plan.untried == (NOT_ASKED, f"metal-1slot: {why}")
 
 
-def test_of_several_odd_seeds_go_to_the_strictest_setting_of_a_server(
+def test_odd_seeds_go_to_the_strictest_of_several_server_settings(
     tiny_gguf: Path, lister: Callable[..., Path], library: Callable[[bool], None]
 ) -> None:
     library(True)
@@ -266,7 +266,7 @@ def test_when_llama_cpp_python_is_measured(
 
 
 @pytest.mark.parametrize("given", [{"in_process": True}, {"settings": ("default", "in-process")}])
-def test_llama_cpp_python_that_is_asked_for_and_not_there_is_refused(
+def test_a_missing_llama_cpp_python_is_refused_when_requested(
     given: dict[str, Any],
     tiny_gguf: Path,
     lister: Callable[..., Path],

@@ -1,4 +1,4 @@
-"""Whole reports of scripted servers: all that an audit says, from what was answered."""
+"""Whole reports of scripted servers: every line of an audit, from the servers' answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def audit(monkeypatch: pytest.MonkeyPatch, plan: Plan, **given: Any) -> AuditRep
 
 
 def moving_by_default(asked: Asked) -> str:
-    """With the default settings every answer is another one; small batches answer otherwise."""
+    """With the default settings every answer differs; small batches change the answers."""
     if asked.setting == "default":
         return f"answer {asked.number}"
     return "small" if asked.variant is not None else f"steady {asked.fields.get('seed', 7)}"
@@ -268,7 +268,7 @@ def test_the_cheaper_setting_comes_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.recommended.setting.name == "one-slot"
 
 
-def test_what_failed_is_missing_with_its_reason_in_one_line(
+def test_a_failed_experiment_is_missing_with_its_reason_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = scripted_bench(monkeypatch)
@@ -386,14 +386,14 @@ def test_progress_tells_what_is_measured_and_reaches_all_of_it(
     ]  # fmt: skip
 
 
-def test_who_audits_is_told_of_each_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_is_told_of_each_server(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = scripted_bench(monkeypatch)
     seen: list[StartedServer] = []
     audit(monkeypatch, plan_of(bench, ("one-slot",), ("repeat",)), on_server=seen.append)
     assert bench.on_server == seen.append
 
 
-def test_a_cell_is_found_by_its_names_and_one_that_is_not_there_is_not(
+def test_a_cell_is_found_by_its_names_and_a_missing_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = scripted_bench(monkeypatch)

@@ -1,4 +1,4 @@
-"""What an audit is made of is made by name, and cannot change once it is."""
+"""The values of an audit are made by name, and frozen."""
 
 from __future__ import annotations
 

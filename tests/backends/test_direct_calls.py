@@ -83,14 +83,14 @@ def test_without_a_session_the_model_is_called() -> None:
     assert type(backend.sent[2].body["prompt"]) is list
 
 
-def test_what_is_no_completion_is_an_error_with_the_path() -> None:
+def test_an_invalid_completion_is_an_error_with_the_path() -> None:
     backend = Scripted(says=Completion(500, "application/json", b'{"error":{"message":"no"}}'))
     with pytest.raises(BackendResponseError, match="/chat") as raised:
         backend.chat(MESSAGES)
     assert raised.value.status == 500
 
 
-def test_with_a_session_it_is_the_session_that_is_asked() -> None:
+def test_with_a_session_the_session_is_called() -> None:
     backend, session = Scripted(), Recording()
     assert backend.chat(MESSAGES, model="m", session=session, seed=3).text == "recorded"
     assert backend.complete("Once", session=session).text == "recorded"

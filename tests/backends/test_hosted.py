@@ -1,4 +1,4 @@
-"""A host of which nothing is known but its name."""
+"""A host known only by its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tiny_model import make_binding
 REQUEST = Request("chat", make_binding(), "/v1/chat/completions", {"messages": []})
 
 
-def test_a_host_is_known_by_its_name_and_by_nothing_of_this_machine(
+def test_a_host_is_identified_by_its_name_and_not_by_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Hosted("api.example.org", asks_model=True)

@@ -1,4 +1,4 @@
-"""What is done around llama-cpp-python: what is loaded, reset, refused and written down."""
+"""The backend around llama-cpp-python: loading, resetting, refusing and noting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def asked(endpoint: Endpoint = "chat", *, path: str | None = None, **body: objec
 # --- Loading.
 
 
-def test_nothing_is_loaded_before_the_first_call_and_once_for_all_that_are_alike(
+def test_a_model_is_loaded_at_the_first_call_and_shared_by_equal_backends(
     library: type[Llama], gguf: Path
 ) -> None:
     library.answer = ANSWER
@@ -172,7 +172,7 @@ def test_the_model_is_its_file_its_template_and_the_librarys_defaults(
     }
 
 
-def test_threads_that_the_library_chose_are_those_that_are_noted(
+def test_the_number_of_threads_chosen_by_the_library_is_noted(
     library: type[Llama], gguf: Path
 ) -> None:
     bound = LlamaCpp(gguf, lora_path="", lora_scale=2.0).identify()
@@ -227,7 +227,7 @@ def test_the_template_is_the_files_or_one_by_name(
     assert LlamaCpp(gguf).identify().binding.template == template
 
 
-def test_a_split_model_is_all_its_files_and_what_is_no_model_is_refused(
+def test_a_split_model_is_all_its_files_and_an_invalid_one_is_refused(
     library: type[Llama], tmp_path: Path
 ) -> None:
     files = [tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2)]
@@ -365,7 +365,7 @@ def test_a_grammar_is_given_as_the_library_takes_it(library: type[Llama], gguf: 
         (None, False),
     ],
 )
-def test_a_schema_that_would_silently_let_anything_pass_is_refused(
+def test_an_ineffective_schema_is_refused(
     response_format: object, is_refused: bool, library: type[Llama], gguf: Path
 ) -> None:
     library.answer = ANSWER
@@ -427,6 +427,6 @@ def test_a_text_is_cut_where_its_characters_end(library: type[Llama], gguf: Path
     assert library.made[0].done == [(False, False)] * 2
 
 
-def test_the_tokens_of_what_is_no_model_are_not_looked_for(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model at"):
         load_tokenizer(tmp_path / "none.gguf")

@@ -1,4 +1,4 @@
-"""What a llama-server is taken to be, and what goes to it."""
+"""How a llama-server is identified, and the requests it gets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 @dataclass
 class Started:
-    """What is known of a server that was started here."""
+    """The record of a server started here."""
 
     flags: tuple[str, ...] = ("-np", "1", "--port", "8080")
     files: tuple[Path, ...] = ()
@@ -66,7 +66,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("model") / "m.gguf")
 
 
-def test_a_file_here_that_the_server_can_have_loaded_is_known_by_its_digest(gguf: Path) -> None:
+def test_a_local_file_the_server_can_have_loaded_is_known_by_its_digest(gguf: Path) -> None:
     bound = identified(about(gguf))
     assert bound.binding.identity.kind == "gguf"
     assert bound.binding.identity.content == {"files": [hash_file(gguf)]}
@@ -95,7 +95,7 @@ def test_a_file_that_is_another_size_than_the_served_model_is_not_believed(
     assert bound.binding.identity.content == {name: meta.get(name) for name in FINGERPRINT}
 
 
-def test_a_file_that_is_not_here_leaves_a_fingerprint(tmp_path: Path, gguf: Path) -> None:
+def test_a_missing_file_leaves_a_fingerprint(tmp_path: Path, gguf: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
         assert identified(about(path)).binding.identity.kind == "fingerprint"
     props = {**about(gguf)["/props"], "model_path": None}
@@ -134,7 +134,7 @@ def test_adapters_belong_to_the_model_in_their_order(gguf: Path, tmp_path: Path)
     }
 
 
-def test_adapters_that_are_no_list_are_an_error(gguf: Path) -> None:
+def test_invalid_adapters_are_an_error(gguf: Path) -> None:
     with pytest.raises(BackendResponseError, match=r"/lora-adapters did not answer with a list$"):
         identified(about(gguf, **{"/lora-adapters": {"error": "no"}}))
 
@@ -171,7 +171,7 @@ def test_a_server_started_here_without_such_flags_has_none(gguf: Path) -> None:
     assert bound.binding.undeclared == ()
 
 
-def test_what_a_server_of_someone_else_can_hide_is_undeclared(gguf: Path) -> None:
+def test_settings_hidden_by_a_foreign_server_are_undeclared(gguf: Path) -> None:
     assert identified(about(gguf)).binding.undeclared == (
         "control_vectors", "draft", "kv_overrides", "mmproj", "rope_overrides",
     )  # fmt: skip
@@ -197,7 +197,7 @@ def test_the_server_is_looked_up_by_its_port(gguf: Path) -> None:
         ([{"id": "small"}], None),
     ],
 )
-def test_of_several_models_the_one_with_the_name_is_meant_else_the_first(
+def test_the_model_with_the_name_is_used_or_else_the_first(
     models: list[dict[str, Any]], n_params: int | None
 ) -> None:
     bound = identified(about("/nowhere.gguf", **{"/v1/models": {"data": models}}))
@@ -205,7 +205,7 @@ def test_of_several_models_the_one_with_the_name_is_meant_else_the_first(
 
 
 @pytest.mark.parametrize("listed", [{"data": []}, {"data": None}, {}])
-def test_a_server_without_a_model_is_none(listed: object) -> None:
+def test_a_server_without_a_model_is_refused(listed: object) -> None:
     with pytest.raises(BackendResponseError) as raised:
         identified(about("/nowhere.gguf", **{"/v1/models": listed}))
     assert str(raised.value) == "/v1/models lists no model; is this a llama-server?"
@@ -300,7 +300,7 @@ def test_the_environment_is_that_of_this_machine_and_the_program(tmp_path: Path)
     assert content["system"] is not None
 
 
-def test_of_a_server_of_someone_else_neither_program_nor_flags_are_known(
+def test_program_and_flags_of_a_foreign_server_are_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GGML_OF_THIS_PROCESS", "1")
@@ -316,7 +316,7 @@ def test_of_a_server_of_someone_else_neither_program_nor_flags_are_known(
 @pytest.mark.parametrize(
     ("path", "page"), [("/props", (404, {})), ("/props", []), ("/v1/models", (500, {}))]
 )
-def test_what_does_not_answer_like_a_llama_server_is_said_with_its_page(
+def test_a_server_unlike_llama_server_is_named_with_the_page_that_differs(
     path: str, page: Any
 ) -> None:
     status = page[0] if isinstance(page, tuple) else 200
@@ -435,7 +435,9 @@ def test_an_answer_that_does_not_come_in_time_is_an_error_with_the_limit() -> No
             assert not isinstance(raised.value, BackendUnreachableError)
 
 
-def test_what_computes_nothing_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_compute_nothing_have_their_own_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "_SIDE_LIMIT_S", 0.05)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -482,7 +484,7 @@ def test_messages_that_the_server_does_not_render_have_no_digest(page: Any) -> N
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited for, without waiting."""
+    """The seconds of each wait, without waiting."""
     found: list[float] = []
 
     class Time:
@@ -557,7 +559,7 @@ def test_an_address_is_the_root_or_its_v1(
 
 
 @pytest.mark.parametrize("base_url", ["localhost:8080", "ftp://localhost", "http://", "/v1", ""])
-def test_what_is_no_http_address_is_refused(base_url: str) -> None:
+def test_an_invalid_http_address_is_refused(base_url: str) -> None:
     with pytest.raises(UsageError) as raised:
         LlamaServer(base_url)
     assert str(raised.value) == (

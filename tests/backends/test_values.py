@@ -1,4 +1,4 @@
-"""What is told of a bound model cannot change."""
+"""A bound model is frozen."""
 
 from __future__ import annotations
 

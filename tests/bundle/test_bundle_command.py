@@ -1,4 +1,4 @@
-"""``swarm-repro bundle``: its options, and what it says; in this process."""
+"""``swarm-repro bundle``: its options and its output; in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """How often the order of sets was seen to."""
+    """How often pin_hash_seed was called."""
     times: list[None] = []
     # It would start this process again, which is tested where a process is started.
     monkeypatch.setattr(command, "pin_hash_seed", lambda: times.append(None))
@@ -43,7 +43,7 @@ def call(capsys: pytest.CaptureFixture[str], pinned: list[None]) -> Call:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BundleOptions, Path]]:
-    """What bundles were to be made of."""
+    """The options of each bundle to be made."""
     asked: list[tuple[BundleOptions, Path]] = []
 
     def make_bundle(options: BundleOptions, target: Path) -> Bundle:
@@ -57,7 +57,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BundleOptions, Path]]:
 DIGEST = "Ab" * 32
 
 
-def test_options_say_what_is_to_be_in_it(
+def test_options_select_the_contents(
     call: Call, made: list[tuple[BundleOptions, Path]], pinned: list[None]
 ) -> None:
     code, out, _ = call(
@@ -79,7 +79,7 @@ def test_options_say_what_is_to_be_in_it(
     assert len(pinned) == 1
 
 
-def test_what_is_left_out(call: Call, made: list[tuple[BundleOptions, Path]]) -> None:
+def test_only_the_title_is_required(call: Call, made: list[tuple[BundleOptions, Path]]) -> None:
     assert call("make", "p.zip", "--title", "T")[0] == 0
     ((options, _),) = made
     assert options == BundleOptions(scenarios=(), title="T", authors=())
@@ -144,6 +144,6 @@ def test_a_check_tells_of_each_run(
     assert call("check", "p.zip", "--json")[0] == 0
 
 
-def test_a_bundle_that_is_not_there_is_said(call: Call, tmp_path: Path) -> None:
+def test_a_missing_bundle_is_named(call: Call, tmp_path: Path) -> None:
     none = tmp_path / "none.zip"
     assert call("check", none) == (2, "", f"error: there is no bundle at {none}\n")

@@ -1,4 +1,4 @@
-"""A bundle from elsewhere: what it may hold, how large it may be, what its replay must give."""
+"""A bundle from elsewhere: its allowed content and size, and the results its replay must give."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def entity(graph: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def damage(path: Path, contents: dict[str, bytes]) -> str:
-    """What is said of a bundle that is not believed, without the place."""
+    """The error about a bundle that is refused, without its path."""
     with pytest.raises(CassetteDamagedError) as raised:
         check_bundle(pack(path / "b.zip", contents))
     assert raised.value.path == path / "b.zip"
@@ -100,7 +100,7 @@ def test_an_artifact_that_does_not_follow_from_the_recording_is_found(
     )
 
 
-def test_an_artifact_that_is_not_in_it_is_found(contents: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_missing_artifact_is_found(contents: dict[str, bytes], tmp_path: Path) -> None:
     name = f"{RUN}/history.json"
     fewer = listed(contents, lambda graph: graph.remove(entity(graph, name)))
     del fewer[name]
@@ -109,7 +109,7 @@ def test_an_artifact_that_is_not_in_it_is_found(contents: dict[str, bytes], tmp_
     assert run.messages == ("artifacts: history.json is not what the bundle holds",)
 
 
-def test_a_run_that_does_not_replay_is_told_as_run_would(
+def test_a_run_that_does_not_replay_is_reported_like_a_run(
     contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     changed = contents[SCENARIO].replace(b"count: 2", b"count: 1")
@@ -202,7 +202,7 @@ def test_a_name_that_leads_out_of_it_or_to_the_manifest_is_refused(
     ],
     ids=str,
 )
-def test_a_manifest_that_is_none_is_refused(
+def test_an_invalid_manifest_is_refused(
     manifest: bytes | None, said: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     changed = {name: data for name, data in contents.items() if name != MANIFEST}
@@ -253,7 +253,7 @@ def test_a_manifest_may_be_as_long_as_the_limit_and_no_longer(
         (lambda graph: entity(graph, "#run-1").update(object=1), "TypeError"),
     ],
 )
-def test_runs_that_are_none_are_refused(
+def test_invalid_runs_are_refused(
     change: Change, said: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     found = damage(tmp_path, listed(contents, change))
@@ -279,7 +279,7 @@ def test_it_may_unpack_to_the_limit_and_no_further(
     )
 
 
-def test_what_is_no_bundle_is_said(bundle: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     none = tmp_path / "none.zip"
     with pytest.raises(CassetteAccessError) as raised:
         check_bundle(none)

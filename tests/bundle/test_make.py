@@ -1,4 +1,4 @@
-"""What goes into a bundle, and what is refused: in this process, of runs one step long."""
+"""The content of a bundle, and refusals: in this process, of runs one step long."""
 
 from __future__ import annotations
 

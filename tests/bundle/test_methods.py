@@ -1,4 +1,4 @@
-"""What a bundle says of its recordings in sentences, and its manifest: from records made here."""
+"""The methods paragraph of a bundle, and its manifest: from records made here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_paragraph_of_a_small_recording(small: Cassette) -> None:
     )
 
 
-def test_what_several_cassettes_have_alike_is_said_once(small: Cassette) -> None:
+def test_common_facts_of_several_cassettes_are_stated_once(small: Cassette) -> None:
     other = replace(
         small,
         header=replace(HEADER, recorder="0.0.9", seed_policy="content", strict=True),
@@ -102,12 +102,12 @@ def test_runs_of_other_lengths_have_sentences_of_their_own(small: Cassette) -> N
         ("as-is", "as the program gave them."),
     ],
 )
-def test_the_seed_policy_is_told(policy: Any, said: str, small: Cassette) -> None:
+def test_the_seed_policy_is_stated(policy: Any, said: str, small: Cassette) -> None:
     header = replace(HEADER, seed_policy=policy)
     assert sentence(small, "Sampling seeds", header=header) == f"Sampling seeds were {said}"
 
 
-def test_strict_mode_is_told(small: Cassette) -> None:
+def test_strict_mode_is_stated(small: Cassette) -> None:
     assert sentence(small, "strict", header=replace(HEADER, strict=True)) == (
         "Calls were made in strict mode: one slot, no prompt cache, an explicit seed for each."
     )
@@ -182,7 +182,7 @@ def test_a_model_without_files_is_known_by_its_label_only(small: Cassette) -> No
     ],
     ids=["all", "nothing", "empty", "flags as text", "a tuple"],
 )  # fmt: skip
-def test_an_environment_is_told_as_far_as_it_is_known(
+def test_an_environment_is_described_as_far_as_it_is_known(
     content: dict[str, object], said: str, small: Cassette
 ) -> None:
     assert sentence(small, "It was run", envs={"x": Environment(content)}) == said
@@ -312,7 +312,7 @@ def test_a_manifest_describes_every_file_author_and_run(small: Cassette) -> None
     }
 
 
-def test_weights_of_unknown_origin_are_said_to_be_so(small: Cassette) -> None:
+def test_weights_of_unknown_origin_are_marked_as_such(small: Cassette) -> None:
     graph = {entity["@id"]: entity for entity in document_of(small)["@graph"]}
     description = graph[f"urn:sha256:{WEIGHTS}"]["description"]
     assert description == "Where it came from: not stated"

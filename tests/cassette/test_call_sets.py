@@ -1,4 +1,4 @@
-"""Sets and mappings of calls are the same for a large file as for one that is in memory."""
+"""Sets and mappings of calls are the same for a large file as for one in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def large(path: Path) -> Cassette:
 
 
 def picked(calls: Calls, numbers: set[int]) -> Set[CallId]:
-    """Calls by their places; the one that there is not is a stranger."""
+    """Calls by their places; a place beyond the last gives a call of no cassette."""
     ids = [*calls, STRANGER]
     return frozenset(ids[number] for number in numbers)
 
@@ -106,7 +106,7 @@ def test_joined_calls_agree(
                 found[call_id]
 
 
-def test_all_calls_and_those_of_which_something_is_true(memory: Cassette, large: Cassette) -> None:
+def test_all_calls_and_those_that_match_a_condition(memory: Cassette, large: Cassette) -> None:
     for cassette in (memory, large):
         assert set(all_of(cassette.calls)) == set(memory.calls)
         assert len(all_of(cassette.calls)) == COUNT
@@ -137,7 +137,7 @@ def test_the_calls_of_a_large_file_are_a_mapping(memory: Cassette, large: Casset
     assert large.calls.get(STRANGER, default) is default
 
 
-def test_the_calls_of_a_large_file_are_gone_through_as_often_as_needed(large: Cassette) -> None:
+def test_the_calls_of_a_large_file_can_be_iterated_repeatedly(large: Cassette) -> None:
     values = large.calls.values()
     assert list(values) == list(values)
     assert len(values) == COUNT

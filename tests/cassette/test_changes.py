@@ -1,4 +1,4 @@
-"""What a new recording changes of a cassette: entry by entry, and when nothing at all."""
+"""Changes of a cassette by a new recording: entry by entry, and when there are none."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_each_call_is_unchanged_replaced_added_or_dropped(path: Path, tmp_path: 
     assert found.calls.keys() == both.calls.keys()
 
 
-def test_what_is_kept_stays_and_what_nobody_uses_is_not_taken(path: Path, tmp_path: Path) -> None:
+def test_kept_calls_stay_and_unused_calls_are_not_taken(path: Path, tmp_path: Path) -> None:
     base = record(path, "abc")
     fresh = record(tmp_path / "fresh.jsonl", "bxy", wording="new")
     ids = {**by_prompt(base), **by_prompt(fresh)}
@@ -176,9 +176,7 @@ def test_another_environment_with_the_same_answer_is_a_witness(path: Path, tmp_p
     assert settled(known, more, kept="ab").witnesses == {there: set(ids.values())}
 
 
-def test_a_witness_is_none_of_an_answer_that_was_replaced_or_dropped(
-    path: Path, tmp_path: Path
-) -> None:
+def test_a_replaced_answer_loses_its_witness(path: Path, tmp_path: Path) -> None:
     base = record(path, "abc")
     ids = by_prompt(base)
     known = replace(base, witnesses={"w" * 64: frozenset(ids.values())})
@@ -242,7 +240,7 @@ def test_two_answers_are_the_same_but_for_their_ids_and_times(path: Path, tmp_pa
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_damage_that_is_found_while_recording_anew_is_named_and_loses_nothing(
+def test_damage_found_while_rerecording_is_named_and_loses_nothing(
     is_large: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_large:

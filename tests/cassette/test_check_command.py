@@ -1,4 +1,4 @@
-"""``swarm-repro check``: every line that it says, as text and as JSON; in this process."""
+"""``swarm-repro check``: every line of its output, as text and as JSON; in this process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bad(good: Path) -> Path:
-    """One call of it says something else than its checksum."""
+    """One call does not match its checksum."""
     path = Path("bad.jsonl")
     path.write_bytes(good.read_bytes().replace(b'"content":"fine ', b'"content":"good ', 1))
     return path
@@ -117,7 +117,7 @@ def test_a_damaged_file(call: Call, good: Path, bad: Path) -> None:
     assert (report["whole"], report["calls"], report["lost"]) == (False, 2, 1)
 
 
-def test_what_is_whole_of_a_damaged_file_is_written_to_a_new_one(call: Call, bad: Path) -> None:
+def test_whole_records_of_a_damaged_file_are_written_to_a_new_one(call: Call, bad: Path) -> None:
     damaged = bad.read_bytes()
     code, lines = call(bad, "--repair")
     assert code == 5
@@ -130,7 +130,7 @@ def test_what_is_whole_of_a_damaged_file_is_written_to_a_new_one(call: Call, bad
     assert documents(lines)[0]["repaired"] == "bad.repaired.jsonl"
 
 
-def test_what_is_no_cassette_at_all(call: Call, good: Path) -> None:
+def test_a_file_that_is_no_cassette_is_refused(call: Call, good: Path) -> None:
     Path("\x1b.jsonl").write_text("hello\n")
     code, lines = call("\x1b.jsonl", good)
     assert code == 5
@@ -144,14 +144,14 @@ def test_what_is_no_cassette_at_all(call: Call, good: Path) -> None:
     assert report["damage"].startswith("\x1b.jsonl:1: ")
 
 
-def test_a_file_of_which_no_call_is_whole_is_not_repaired(call: Call, good: Path) -> None:
+def test_a_file_without_a_whole_call_is_not_repaired(call: Call, good: Path) -> None:
     good.write_bytes(good.read_bytes().replace(b'"scope":', b'"stage":'))
     code, lines = call(good, "--repair")
     assert code == 5
     assert lines == ["good.jsonl: no call in it is whole; restore an older version"]
 
 
-def test_credentials_are_looked_for_where_that_is_asked_for(call: Call, old: Path) -> None:
+def test_credentials_are_looked_for_on_request(call: Call, old: Path) -> None:
     assert call(old)[0] == 0
     code, lines = call(old, "--secrets")
     *found, state = lines

@@ -1,4 +1,4 @@
-"""What is said of each kind of damage: the file, the line, and what is wrong, word by word."""
+"""The message for each kind of damage: the file, the line and the fault, word by word."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_wrong_records_under_right_checksums_are_named(whole: bytes, path: Path)
 
 
 def test_a_large_cassette_with_wrong_records_is_refused_too(whole: bytes, path: Path) -> None:
-    """Where a record is read by its place its line is not known, but what is wrong is."""
+    """Where a record is read by its place its line is unknown, but the fault is named."""
     others: list[tuple[int, str, str]] = []
     for number, (change, _, why) in enumerate(WRONG_RECORDS):
         found = records(whole)
@@ -350,7 +350,7 @@ WRONG_LINES: list[tuple[Callable[[bytes], bytes], str]] = [
 
 
 @pytest.mark.parametrize("number", [1, 2, 7, 11])
-def test_a_line_that_is_no_record_is_named(number: int, whole: bytes, path: Path) -> None:
+def test_an_invalid_line_is_named(number: int, whole: bytes, path: Path) -> None:
     others: list[tuple[int, str, str]] = []
     for place, (change, why) in enumerate(WRONG_LINES):
         lines = whole.splitlines(keepends=True)
@@ -367,7 +367,7 @@ def ended(lines: list[bytes], **members: object) -> bytes:
     return b"".join([*lines[:-1], encode_line({"record": "end", **members})])
 
 
-def test_an_end_record_that_is_not_of_this_file_is_named(whole: bytes, path: Path) -> None:
+def test_an_end_record_of_another_file_is_named(whole: bytes, path: Path) -> None:
     lines = whole.splitlines(keepends=True)
     digest = "8" * 64
     other = "the file does not have the recorded SHA-256"

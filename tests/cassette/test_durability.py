@@ -1,4 +1,4 @@
-"""What has come to the disk, in which order: a call before its answer, a file before its name.
+"""What reaches the disk, in which order: a call before its answer, a file before its name.
 
 The calls of ``os`` that decide this are watched while they do their work. What is not synced is not
 durable, however soon it can be read again.
@@ -64,7 +64,7 @@ class WatchedDisk:
         self._watch(patch)
 
     def synced(self, path: Path) -> bytes:
-        """What of a file is on the disk."""
+        """The bytes of a file that are on the disk."""
         return path.read_bytes()[: self._synced.get(path.stat().st_ino, 0)]
 
     def fail_at(self, what: str, number: int = errno.EIO) -> None:
@@ -77,7 +77,7 @@ class WatchedDisk:
         self.before = before
 
     def during(self, work: Callable[[], object]) -> list[str]:
-        """What happens while something is done."""
+        """The operations while some work is done."""
         start = len(self.happened)
         work()
         return self.happened[start:]
@@ -145,7 +145,7 @@ class WatchedDisk:
         self.happened.append(what)
 
     def _name_of(self, descriptor: int) -> str:
-        """What an open file or folder is called now."""
+        """The present name of an open file or folder."""
         known = os.fstat(descriptor)
         for path in (self._folder, *self._folder.parents, *self._folder.iterdir()):
             if os.path.samestat(known, path.lstat()):
@@ -189,7 +189,7 @@ def records_in(path: Path) -> list[dict[str, object]]:
 
 
 class Task:
-    """Something that is done in a thread which cannot outlive the tests."""
+    """Work in a thread that cannot outlive the tests."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.error: BaseException | None = None
@@ -211,7 +211,7 @@ class Task:
 
 
 class Gate:
-    """Stops the first operation of a kind until it is opened, at the end of the block at last."""
+    """Stops the first operation of a kind until it is opened, at the latest when the block ends."""
 
     def __init__(self, watched: WatchedDisk, what: str) -> None:
         self._reached = threading.Event()
@@ -242,7 +242,7 @@ class Gate:
 
 
 def asked_again(path: Path, *prompts: str) -> int:
-    """How often a recording that goes on has to ask the model for what was asked before."""
+    """How many earlier calls a resumed recording has to ask again."""
     model = TinyModel()
     with recording(path, mode=Mode.AUTO) as session:
         for prompt in prompts:
@@ -302,7 +302,7 @@ def test_each_call_is_on_the_disk_before_its_answer_is_given(
             assert watched.synced(part_path(path)) == part_path(path).read_bytes()
 
 
-def test_a_call_that_is_written_counts_once_it_was_waited_for(
+def test_a_written_call_counts_once_it_is_synced(
     path: Path, watched: WatchedDisk, made: Cassette
 ) -> None:
     with closing(open_for_recording(path, HEADER, keep=False)) as store:
@@ -317,7 +317,7 @@ def test_a_call_that_is_written_counts_once_it_was_waited_for(
         assert store.find(staged[0].call.id) == staged[0].call
 
 
-def test_what_is_on_the_disk_by_now_is_not_synced_once_more(
+def test_bytes_already_on_the_disk_are_not_synced_again(
     path: Path, watched: WatchedDisk, made: Cassette
 ) -> None:
     with closing(open_for_recording(path, HEADER, keep=False)) as store:
@@ -327,7 +327,7 @@ def test_what_is_on_the_disk_by_now_is_not_synced_once_more(
             assert watched.during(one.wait) == []
 
 
-def test_a_batch_says_of_no_byte_that_it_is_on_the_disk_before_it_is(
+def test_a_batch_claims_only_bytes_that_are_on_the_disk(
     path: Path, watched: WatchedDisk, made: Cassette
 ) -> None:
     part = part_path(path)
@@ -351,7 +351,7 @@ def test_a_batch_says_of_no_byte_that_it_is_on_the_disk_before_it_is(
     assert told == sorted({0, *on_disk}), "nothing is said twice"
 
 
-def test_who_goes_on_from_a_part_syncs_what_it_adds(path: Path, watched: WatchedDisk) -> None:
+def test_a_resumed_recording_syncs_its_additions(path: Path, watched: WatchedDisk) -> None:
     with closing(open_for_recording(path, HEADER, keep=False)) as store:
         ask(Session(mode=Mode.RECORD, header=HEADER, store=store, run_seed=7), TinyModel(), "a")
     with part_path(path).open("ab") as file:
@@ -368,7 +368,7 @@ def test_who_goes_on_from_a_part_syncs_what_it_adds(path: Path, watched: Watched
 # --- Several that wait at once.
 
 
-def test_who_comes_while_another_waits_for_the_disk_waits_too(
+def test_a_second_caller_waits_for_the_sync_under_way(
     path: Path, watched: WatchedDisk, made: Cassette, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     did: list[str] = []
@@ -376,7 +376,7 @@ def test_who_comes_while_another_waits_for_the_disk_waits_too(
     arrived = threading.Event()
 
     class Lock:
-        """A lock that tells when somebody has to wait for it."""
+        """A lock that notes when somebody has to wait for it."""
 
         def __init__(self) -> None:
             self._lock = threading.Lock()
@@ -412,7 +412,7 @@ def test_who_comes_while_another_waits_for_the_disk_waits_too(
         assert watched.synced(part_path(path)) == part_path(path).read_bytes()
 
 
-def test_what_is_written_during_a_sync_waits_for_the_next(
+def test_bytes_written_during_a_sync_wait_for_the_next(
     path: Path, watched: WatchedDisk, made: Cassette
 ) -> None:
     late: list[Staged] = []
@@ -544,7 +544,7 @@ def test_whichever_step_of_the_end_fails_nothing_recorded_is_lost(
     assert answers == ["new", "new"]
 
 
-def test_a_cassette_that_cannot_even_be_begun_is_left_as_it_was(
+def test_a_cassette_that_cannot_be_created_is_left_unchanged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_cassette(path)
@@ -600,7 +600,7 @@ def test_a_cassette_that_is_rewritten_is_on_the_disk(
     assert watched.synced(path) == path.read_bytes()
 
 
-def test_the_end_of_one_who_shares_is_on_the_disk_before_the_last_one_relies_on_it(
+def test_the_end_of_a_sharing_process_is_on_the_disk_before_the_last_relies_on_it(
     path: Path, watched: WatchedDisk
 ) -> None:
     one, two = (
@@ -631,7 +631,7 @@ def test_a_link_to_a_cassette_stays_one(path: Path, tmp_path: Path) -> None:
     assert {one.name for one in tmp_path.iterdir()} == {"folder", "link.jsonl"}
 
 
-def test_what_the_system_takes_in_pieces_is_written_whole(
+def test_partial_writes_are_continued_to_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.write

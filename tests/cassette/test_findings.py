@@ -1,4 +1,4 @@
-"""What a check finds: each line and record by name, what is lost with it, and what is not."""
+"""The findings of a check: each line and record by name, and the calls lost with it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def lines_of(data: bytes) -> list[bytes]:
 
 
 def at(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """A file of which one line is changed."""
+    """A file with one line changed."""
 
     def changed(whole: bytes) -> bytes:
         lines = lines_of(whole)
@@ -71,7 +71,7 @@ def at(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes
 
 
 def damaged(line: bytes) -> bytes:
-    """A line in which more than one bit is flipped."""
+    """A line with more than one bit flipped."""
     middle = len(line) // 2
     return line[:middle] + bytes([line[middle] ^ 3, line[middle + 1] ^ 5]) + line[middle + 2 :]
 
@@ -306,16 +306,14 @@ def test_damage_is_named_and_costs_what_it_must(name: str, whole: bytes, path: P
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_what_is_wrong_under_right_checksums_is_named_too(
-    name: str, whole: bytes, path: Path
-) -> None:
+def test_errors_under_right_checksums_are_named_too(name: str, whole: bytes, path: Path) -> None:
     change, expected, kept = FORGED[name]
     found = records(whole)
     change(found)
     assert_found(path, sealed(found), expected, kept)
 
 
-def test_what_can_be_put_right_is_as_it_was_written(whole: bytes, path: Path) -> None:
+def test_a_mended_file_is_as_it_was_written(whole: bytes, path: Path) -> None:
     for change, findings, _ in DAMAGE.values():
         path.write_bytes(change(whole))
         repaired_path(path).unlink(missing_ok=True)
@@ -341,7 +339,7 @@ def test_what_can_be_put_right_is_as_it_was_written(whole: bytes, path: Path) ->
         ),
     ],
 )
-def test_what_cannot_be_checked_at_all_says_why(
+def test_an_uncheckable_file_says_why(
     change: Callable[[bytes], bytes], says: str, whole: bytes, path: Path
 ) -> None:
     path.write_bytes(change(whole))
@@ -350,7 +348,7 @@ def test_what_cannot_be_checked_at_all_says_why(
     assert str(caught.value) == f"{path}{says}"
 
 
-def test_what_a_recorder_would_write_otherwise_is_named_by_its_first_line(
+def test_a_non_canonical_file_is_named_by_its_first_deviating_line(
     whole: bytes, path: Path
 ) -> None:
     found = records(whole)
@@ -398,11 +396,11 @@ def test_a_call_of_a_part_may_be_there_twice(whole: bytes, path: Path) -> None:
         ("c.jsonl.zst", "c.repaired.jsonl.zst"),
     ],
 )
-def test_a_repaired_file_has_a_name_of_its_own(name: str, repaired: str) -> None:
+def test_a_repaired_file_has_its_own_name(name: str, repaired: str) -> None:
     assert repaired_path(Path("folder") / name) == Path("folder") / repaired
 
 
-def test_what_is_not_repaired_says_why(whole: bytes, path: Path) -> None:
+def test_a_file_that_is_not_repaired_says_why(whole: bytes, path: Path) -> None:
     path.write_bytes(lost(2)(whole))
     found = check_cassette(path)
     with pytest.raises(CassetteDamagedError) as caught:

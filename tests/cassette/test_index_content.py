@@ -1,4 +1,4 @@
-"""What an index says of each call, its sums, how far it is, and how damage is told."""
+"""The content of an index: each call, sums, progress, and errors about damage."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_entry_holds_what_the_record_says(tmp_path: Path) -> None:
 
 
 def entries_of(folder: Path, *calls: Call) -> list[tuple[bytes, bytes]]:
-    """Digests of settings and answers of calls that are recorded one by one."""
+    """Digests of settings and answers of calls recorded one by one."""
     found = []
     for number, call in enumerate(calls):
         path = record(folder / f"{number}.jsonl", [call])
@@ -73,7 +73,7 @@ def entries_of(folder: Path, *calls: Call) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def test_settings_are_equal_but_for_texts_seeds_of_the_run_and_what_is_no_part_of_the_key(
+def test_settings_ignore_texts_run_seeds_and_members_outside_the_key(
     tmp_path: Path,
 ) -> None:
     same = entries_of(
@@ -95,12 +95,12 @@ def test_settings_are_equal_but_for_texts_seeds_of_the_run_and_what_is_no_part_o
         Call("1", endpoint="completion"),
     ],
 )
-def test_settings_differ_in_whatever_else_was_asked(tmp_path: Path, other: Call) -> None:
+def test_settings_differ_in_every_other_member(tmp_path: Path, other: Call) -> None:
     one, two = entries_of(tmp_path, Call("1"), other)
     assert one[0] != two[0]
 
 
-def test_answers_are_equal_but_for_volatile_members_and_their_form(tmp_path: Path) -> None:
+def test_answers_ignore_volatile_members_and_form(tmp_path: Path) -> None:
     answers = [
         completion_of("x"),
         completion_of("x", number=5),
@@ -127,7 +127,7 @@ def test_usage_is_summed_by_scope_and_unknown_counts_are_none(tmp_path: Path) ->
         assert index.usage == {"ada": Usage(2, 10, 5, 1.5), "ben": Usage(1, 7, 0, 0.25)}
 
 
-def test_how_far_it_is_is_told_at_the_beginning_and_every_thousand_lines(tmp_path: Path) -> None:
+def test_progress_is_reported_at_the_beginning_and_every_thousand_lines(tmp_path: Path) -> None:
     path = record(tmp_path / "c.jsonl", [])
     lines = path.read_bytes().splitlines(keepends=True)[:1]
     lines += [encode_line({"record": "text", "text": f"text number {n}"}) for n in range(2_000)]
@@ -173,7 +173,7 @@ def test_calls_of_runs_and_the_cassettes_own_are_not_held(tmp_path: Path) -> Non
 
 
 def damaged(path: Path, change: Callable[[Record], Record]) -> str:
-    """What is said of a file with changed records."""
+    """The error about a file with changed records."""
     rewrite(path, change)
     with pytest.raises(CassetteDamagedError) as caught:
         CassetteIndex(path)
@@ -201,7 +201,7 @@ def test_runs_of_calls_that_are_not_there_are_damage(tmp_path: Path) -> None:
     assert "a range of calls that the file does not hold: [0, 2]" in told
 
 
-def test_a_key_that_is_no_hexadecimal_number_is_damage(tmp_path: Path) -> None:
+def test_a_key_that_is_not_hexadecimal_is_damage(tmp_path: Path) -> None:
     path = record(tmp_path / "c.jsonl", [Call("1")])
     assert "key" in damaged(path, changing("asked", "sr1:" + "x" * 64))
 

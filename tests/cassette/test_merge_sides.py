@@ -1,4 +1,4 @@
-"""Merging in every direction: which side is taken of how many, and what each conflict says."""
+"""Merging in every direction: the side that is taken, and the text of each conflict."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_one_side_alone_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (merged is one, conflicts) == (True, [])
 
 
-def test_all_that_two_sides_have_is_joined_at_the_first_ones_path(tmp_path: Path) -> None:
+def test_two_sides_are_joined_at_the_first_ones_path(tmp_path: Path) -> None:
     other = TinyModel(binding=make_binding(name="big"), environment=make_environment("B"))
     ours = record(tmp_path / "ours.jsonl", LONG + "a", seed=1)
     header = replace(HEADER, recorder="9")
@@ -85,7 +85,7 @@ def test_all_that_two_sides_have_is_joined_at_the_first_ones_path(tmp_path: Path
 
 
 def test_of_sides_that_agree_the_first_one_is_taken(tmp_path: Path) -> None:
-    """Their ids and dates differ, which is no disagreement."""
+    """Different ids and dates are no disagreement."""
     sides = []
     for number in (3, 9):
         model = always(completion_of("x", number=number))
@@ -129,14 +129,14 @@ def test_with_three_sides_and_an_ancestor_what_one_dropped_goes(
     assert (conflicts, prompts_of(merged)) == ([], ["a"])
 
 
-def test_without_an_ancestor_nothing_that_one_side_lacks_was_dropped(tmp_path: Path) -> None:
+def test_without_an_ancestor_nothing_counts_as_dropped(tmp_path: Path) -> None:
     sides = [record(tmp_path / f"{n}.jsonl", *"abcd"[:n], fixed=5) for n in (1, 4, 2)]
     # One run of each side, with other calls, is what they disagree on.
     merged, conflicts = merge_cassettes([replace(side, runs=[]) for side in sides])
     assert (conflicts, prompts_of(merged)) == ([], ["a", "b", "c", "d"])
 
 
-def test_conflicts_of_all_sides_are_told(tmp_path: Path) -> None:
+def test_conflicts_of_all_sides_are_reported(tmp_path: Path) -> None:
     words = ("one", "two", "three", "that")
     sides = [
         record(tmp_path / f"{word}.jsonl", prompt, model=TinyModel(wording=word))
@@ -197,7 +197,7 @@ def test_the_run_of_two_artifacts_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_where_two_answers_part_is_said(tmp_path: Path) -> None:
+def test_the_place_where_two_answers_part_is_named(tmp_path: Path) -> None:
     texts = (("same one", "same two", 5), ("same", "same and more", 4), ("a", "b", 0))
     for number, (a, b, place) in enumerate(texts):
         sides = [
@@ -228,7 +228,7 @@ def test_two_answers_of_one_text_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_two_seeds_are_said(tmp_path: Path) -> None:
+def test_two_seeds_are_named(tmp_path: Path) -> None:
     one, other = (record(tmp_path / f"{seed}.jsonl", "a", seed=seed) for seed in (1, 2))
     seeds = [call.sent_seed for side in (one, other) for call in side.calls.values()]
     assert said(one, other) == [
@@ -237,7 +237,7 @@ def test_two_seeds_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_changed_by_one_and_dropped_by_the_other_is_said_of_the_call(
+def test_a_call_changed_by_one_and_dropped_by_the_other_is_reported(
     swapped: bool, tmp_path: Path
 ) -> None:
     base = record(tmp_path / "base.jsonl", "a")
@@ -258,7 +258,7 @@ def test_two_models_of_one_name_are_described(tmp_path: Path) -> None:
     assert " and " in conflict.why
 
 
-def test_a_model_that_one_side_changed_and_the_other_dropped_is_none_there(tmp_path: Path) -> None:
+def test_a_model_dropped_by_one_side_is_none_in_the_conflict(tmp_path: Path) -> None:
     base = record(tmp_path / "base.jsonl", "a")
     model = TinyModel(binding=make_binding(weights="f" * 64))
     anew = record(tmp_path / "anew.jsonl", "b", model=model)
@@ -268,7 +268,7 @@ def test_a_model_that_one_side_changed_and_the_other_dropped_is_none_there(tmp_p
     assert told[0].why.endswith(" and none")
 
 
-def test_other_sampling_defaults_are_said(tmp_path: Path) -> None:
+def test_different_sampling_defaults_are_named(tmp_path: Path) -> None:
     ours = record(tmp_path / "ours.jsonl", "a")
     model = TinyModel(binding=make_binding(defaults={**DEFAULTS, "top_k": 20}))
     theirs = record(tmp_path / "theirs.jsonl", "b", seed=8, model=model)
@@ -317,7 +317,7 @@ def test_recordings_with_other_settings_are_named(policy: SeedPolicy, tmp_path: 
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_who_gave_the_answer_that_is_kept_is_a_witness_of_it(swapped: bool, tmp_path: Path) -> None:
+def test_the_environment_of_the_kept_answer_is_its_witness(swapped: bool, tmp_path: Path) -> None:
     """One side has a witness of its own, the other was recorded elsewhere again."""
     cpus = [TinyModel(environment=make_environment(cpu)) for cpu in ("A", "B", "C")]
     record(tmp_path / "one.jsonl", "a", "b", model=cpus[0])

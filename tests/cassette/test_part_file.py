@@ -1,4 +1,4 @@
-"""The ``.part`` as a file: whose it is, whose turn it is, and what is taken for one."""
+"""The ``.part`` as a file: its holders, their turns, and paths that are no regular file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def open_files() -> int:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_part_that_another_recording_removes_meanwhile_is_begun_anew(
+def test_a_part_removed_meanwhile_is_begun_anew(
     shared: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = open_files()
@@ -83,7 +83,7 @@ def test_a_part_that_another_recording_removes_meanwhile_is_begun_anew(
     assert open_files() == before
 
 
-def test_a_part_that_is_another_file_by_now_is_the_one_that_is_held(
+def test_a_part_replaced_meanwhile_is_held_in_its_new_form(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(b"of one recording")
@@ -106,7 +106,7 @@ def test_a_recording_that_begins_while_another_ends_loses_nothing(
     assert len(read_cassette(cassette).calls) == 1
 
 
-def test_a_turn_is_had_by_the_lock_that_has_the_name(
+def test_a_turn_uses_the_lock_file_with_the_right_name(
     path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock.touch()
@@ -133,9 +133,7 @@ def test_turns_leave_no_file_open(path: Path, lock: Path) -> None:
     assert open_files() == before
 
 
-def test_those_who_share_have_their_turns_one_after_the_other(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharing_processes_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = fcntl.flock
     did: list[str] = []
     #: The second has to wait for its turn, or has had it.
@@ -165,7 +163,7 @@ def test_those_who_share_have_their_turns_one_after_the_other(
         assert did == ["one", "two"]
 
 
-def test_who_records_alone_has_no_turns(path: Path, lock: Path) -> None:
+def test_an_exclusive_recording_has_no_turns(path: Path, lock: Path) -> None:
     with closing(PartFile(path, shared=False)) as file, file.turn():
         assert not lock.exists()
         assert file.is_alone()
@@ -175,7 +173,7 @@ def test_who_records_alone_has_no_turns(path: Path, lock: Path) -> None:
 # --- Who else is there.
 
 
-def test_who_shares_knows_whether_anybody_else_does(path: Path) -> None:
+def test_a_sharing_process_knows_whether_it_is_alone(path: Path) -> None:
     with closing(PartFile(path, shared=True)) as one:
         assert one.is_alone()
         with closing(PartFile(path, shared=True)) as two:
@@ -189,7 +187,7 @@ def test_who_shares_knows_whether_anybody_else_does(path: Path) -> None:
             PartFile(path, shared=False)
 
 
-def test_who_is_overtaken_by_one_that_records_alone_is_told(
+def test_a_sharing_process_overtaken_by_an_exclusive_one_gets_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = fcntl.flock
@@ -208,9 +206,7 @@ def test_who_is_overtaken_by_one_that_records_alone_is_told(
 
 
 @pytest.mark.parametrize("wants_to_share", [True, False])
-def test_what_somebody_holds_is_refused_with_what_to_do(
-    wants_to_share: bool, path: Path, lock: Path
-) -> None:
+def test_a_held_part_is_refused_with_advice(wants_to_share: bool, path: Path, lock: Path) -> None:
     says = {
         True: "another process is recording c.jsonl alone; wait for its end",
         False: "another process is recording c.jsonl; wait for its end, or let all who record it "
@@ -225,7 +221,7 @@ def test_what_somebody_holds_is_refused_with_what_to_do(
         assert lock.exists() == (not wants_to_share), "who records alone has no turns"
 
 
-def test_who_closes_lets_go_and_may_close_again(path: Path) -> None:
+def test_closing_releases_the_part_and_may_be_repeated(path: Path) -> None:
     file = PartFile(path, shared=True)
     file.close()
     assert file.descriptor == -1
@@ -235,7 +231,7 @@ def test_who_closes_lets_go_and_may_close_again(path: Path) -> None:
     other.close()
 
 
-def test_what_is_removed_is_gone_with_its_lock(path: Path, lock: Path) -> None:
+def test_a_part_is_removed_with_its_lock(path: Path, lock: Path) -> None:
     with closing(PartFile(path, shared=True)) as file:
         assert path.exists()
         assert lock.exists()
@@ -245,7 +241,7 @@ def test_what_is_removed_is_gone_with_its_lock(path: Path, lock: Path) -> None:
         file.remove()
 
 
-def test_what_is_cut_keeps_its_beginning(path: Path) -> None:
+def test_a_cut_part_keeps_its_beginning(path: Path) -> None:
     with closing(PartFile(path, shared=False)) as file:
         os.write(file.descriptor, b"0123456789")
         file.cut(4)
@@ -271,7 +267,7 @@ def make_link(path: Path) -> None:
     ],
     ids=["a pipe", "a folder", "a link"],
 )
-def test_what_is_no_file_is_not_recorded_into(
+def test_a_part_that_is_no_regular_file_is_refused(
     make: Callable[[Path], Any], says: str, shared: bool, path: Path
 ) -> None:
     make(path)
@@ -294,7 +290,7 @@ def test_what_is_no_file_is_not_recorded_into(
     [(os.mkfifo, "it is no file"), (make_link, "it is a link; remove it")],
     ids=["a pipe", "a link"],
 )
-def test_what_is_no_file_is_no_lock(
+def test_a_lock_that_is_no_regular_file_is_refused(
     make: Callable[[Path], Any], says: str, path: Path, lock: Path
 ) -> None:
     make(lock)
@@ -305,7 +301,7 @@ def test_what_is_no_file_is_no_lock(
     assert open_files() == before
 
 
-def test_a_part_goes_into_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_part_creates_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "c.jsonl.part"
     PartFile(path, shared=False).close()
     assert path.read_bytes() == b""
@@ -327,7 +323,9 @@ def test_a_part_is_held_from_its_opening_to_its_closing(shared: bool, path: Path
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, make_link])
-def test_what_is_no_file_is_held_by_nobody(make: Callable[[Path], Any], path: Path) -> None:
+def test_a_path_that_is_no_regular_file_is_held_by_nobody(
+    make: Callable[[Path], Any], path: Path
+) -> None:
     make(path)
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(is_held(path)), daemon=True)
@@ -336,7 +334,7 @@ def test_what_is_no_file_is_held_by_nobody(make: Callable[[Path], Any], path: Pa
     assert found == [False], "it waits for somebody who writes into the pipe"
 
 
-def test_what_is_shared_can_be_recorded_after_whoever_asked_about_it(path: Path) -> None:
+def test_asking_whether_a_part_is_held_does_not_disturb_its_recordings(path: Path) -> None:
     cassette = path.with_name("c.jsonl")
     one = open_session(cassette, mode=Mode.AUTO, header=HEADER, seed=7, shared=True)
     ask(one, TinyModel(), "a")

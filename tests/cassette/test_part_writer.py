@@ -1,4 +1,4 @@
-"""What stands in a ``.part``: who wrote what, each text and model once, whoever shares it."""
+"""The content of a ``.part``: the writer of each call, and each text and model once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_model_an_environment_and_a_text_are_written_once(path: Path) -> None:
         assert (found["model"], found["env"], found["text"], found["call"]) == (1, 1, 1, 4)
 
 
-def test_those_who_share_write_a_model_an_environment_and_a_text_once(path: Path) -> None:
+def test_sharing_processes_write_a_model_an_environment_and_a_text_once(path: Path) -> None:
     sessions = [shared(path) for _ in range(3)]
     for turn in range(2):
         for number, session in enumerate(sessions):
@@ -77,7 +77,7 @@ def test_those_who_share_write_a_model_an_environment_and_a_text_once(path: Path
     assert len(read_cassette(path).calls) == 6
 
 
-def test_each_call_is_its_writers_and_of_its_environment(path: Path) -> None:
+def test_each_call_has_its_writer_and_its_environment(path: Path) -> None:
     one, two = shared(path), shared(path)
     here, there = TinyModel(), TinyModel(environment=make_environment("another CPU"))
     for number in range(2):
@@ -106,7 +106,7 @@ def test_each_call_is_its_writers_and_of_its_environment(path: Path) -> None:
     }  # fmt: skip
 
 
-def test_who_takes_over_ends_those_that_are_gone(path: Path) -> None:
+def test_a_takeover_ends_the_writers_that_are_gone(path: Path) -> None:
     with closing(shared(path)) as gone:
         ask(gone, TinyModel(), "a", who="x")
     with closing(open_for_recording(path, HEADER, keep=True)) as store:
@@ -119,7 +119,7 @@ def test_who_takes_over_ends_those_that_are_gone(path: Path) -> None:
         assert store.in_part == 1, "their calls are its own now"
 
 
-def test_who_joins_does_not_serve_what_another_is_recording(path: Path) -> None:
+def test_a_joining_process_does_not_serve_calls_of_others(path: Path) -> None:
     one = shared(path)
     ask(one, TinyModel(), "a", who="x")
     two = shared(path)
@@ -147,7 +147,7 @@ def test_a_part_names_the_run_and_what_is_recorded_anew(path: Path) -> None:
         assert found.writers[0].replaces == "mine"
 
 
-def test_a_call_that_another_has_recorded_is_refused_with_what_to_do(path: Path) -> None:
+def test_a_call_recorded_by_another_process_is_refused_with_advice(path: Path) -> None:
     one, two = shared(path), shared(path)
     ask(one, TinyModel(), "a", who="x")
     with pytest.raises(CassetteAccessError) as caught:
@@ -160,7 +160,7 @@ def test_a_call_that_another_has_recorded_is_refused_with_what_to_do(path: Path)
         session.close()
 
 
-def test_another_model_of_one_that_shares_is_a_conflict_also_later(path: Path) -> None:
+def test_a_second_model_of_one_name_is_a_conflict_each_time(path: Path) -> None:
     one, two = shared(path), shared(path)
     ask(one, TinyModel(), "a", who="x")
     other = TinyModel(binding=make_binding(weights="f" * 64))
@@ -172,7 +172,7 @@ def test_another_model_of_one_that_shares_is_a_conflict_also_later(path: Path) -
         session.close()
 
 
-def test_a_part_that_is_longer_than_it_was_left_is_not_written_on_alone(path: Path) -> None:
+def test_an_exclusive_part_that_grew_meanwhile_is_not_continued(path: Path) -> None:
     with closing(open_for_recording(path, HEADER, keep=False)) as store:
         with part_path(path).open("ab") as file:
             file.write(encode_line({"record": "text", "text": "of another program"}))
@@ -183,7 +183,7 @@ def test_a_part_that_is_longer_than_it_was_left_is_not_written_on_alone(path: Pa
     )
 
 
-def test_a_recording_that_was_closed_takes_no_more(path: Path) -> None:
+def test_a_closed_recording_takes_no_calls(path: Path) -> None:
     with recording(path) as session:
         ask(session, TinyModel(), "a")
     cassette = read_cassette(path)
@@ -226,7 +226,7 @@ def test_a_torn_write_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch)
         assert kinds_in(path)["call"] == 2
 
 
-def test_who_shares_reads_on_behind_a_torn_line(path: Path) -> None:
+def test_a_sharing_process_reads_up_to_a_torn_line_and_cuts_it_off(path: Path) -> None:
     one, two = shared(path), shared(path)
     ask(one, TinyModel(), LONG, who="x")
     with part_path(path).open("ab") as file:
@@ -282,9 +282,7 @@ def test_a_torn_line_is_damage_where_a_later_note_says_that_it_was_on_the_disk(
     assert caught.value.line == 2
 
 
-def test_whose_a_call_is_is_said_whenever_another_has_written_since(
-    path: Path, tmp_path: Path
-) -> None:
+def test_the_writer_is_noted_whenever_it_changes(path: Path, tmp_path: Path) -> None:
     with recording(tmp_path / "made.jsonl") as session:
         for number in range(5):
             ask(session, TinyModel(), f"{number}")

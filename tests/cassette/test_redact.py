@@ -1,4 +1,4 @@
-"""A recording from before credentials were masked: what is masked in it, and what stays."""
+"""A recording from before credentials were masked: masked parts and unchanged parts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class Audits:
-    """Audits that find what they are told to."""
+    """Audits with prescribed findings."""
 
     def __init__(self) -> None:
         self.options: list[AuditOptions] = []
@@ -130,5 +130,5 @@ def test_a_terminal_shows_what_is_measured_and_how_far_it_is(
     assert " left " in shown[-1]
 
 
-def test_elsewhere_progress_is_not_shown(audits: Audits, capsys: Capture) -> None:
+def test_without_a_terminal_progress_is_not_shown(audits: Audits, capsys: Capture) -> None:
     assert run(capsys, "audit", "--model", "m.gguf").err == ""

@@ -1,4 +1,4 @@
-"""``diff``, ``merge`` and ``summarize``: options, what is printed and written, exit codes."""
+"""``diff``, ``merge`` and ``summarize``: options, output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Capsys = pytest.CaptureFixture[str]
 
 
 def scene(path: Path, word: str, *, count: int = 2, seed: int = 7) -> Path:
-    """A call that both sides answer alike, and some that they do not."""
+    """One call with equal answers on both sides, and some with different ones."""
     calls = [Call("0", at=(0, 0))]
     calls += [Call(f"{n}", f"{n} {word}", at=(0, n)) for n in range(1, count + 1)]
     return record(path, calls, seed=seed)
@@ -104,13 +104,13 @@ def test_a_terminal_shows_ten_origins_and_counts_the_rest(tmp_path: Path, capsys
     assert "  root 10: call 10 of ada at epoch 0, step 10: same request, other completion" in lines
 
 
-def test_a_limit_of_none_is_refused(a: Path, b: Path, capsys: Capsys) -> None:
+def test_a_limit_below_one_is_refused(a: Path, b: Path, capsys: Capsys) -> None:
     done = invoke(capsys, "diff", a, b, "--limit", 0)
     assert (done.code, done.out) == (2, "")
     assert "--limit" in done.err
 
 
-def test_a_tokenizer_that_is_no_model_is_refused(a: Path, b: Path, capsys: Capsys) -> None:
+def test_an_invalid_tokenizer_is_refused(a: Path, b: Path, capsys: Capsys) -> None:
     done = invoke(capsys, "diff", a, b, "--tokenizer", a.with_name("none.gguf"))
     assert (done.code, done.out) == (2, "")
     assert "none.gguf" in done.err
@@ -131,7 +131,7 @@ def test_two_recordings_become_one(tmp_path: Path, capsys: Capsys) -> None:
     assert [run.seed for run in merged.runs] == [1, 2]
 
 
-def test_what_was_merged_as_json(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_merge_as_json(tmp_path: Path, capsys: Capsys) -> None:
     one = scene(tmp_path / "one.jsonl", "yes")
     out = tmp_path / "out.jsonl"
     done = invoke(capsys, "merge", out, one, "--json")
@@ -224,7 +224,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_reports_become_one_page_and_what_is_none_is_said(reports: Path, capsys: Capsys) -> None:
+def test_reports_become_one_page_and_invalid_ones_are_named(reports: Path, capsys: Capsys) -> None:
     names = ("run.json", "empty.json", "broken.json", "list.json")
     done = invoke(capsys, "summarize", *names)
     assert (done.code, done.err) == (0, "")

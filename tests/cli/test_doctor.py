@@ -1,4 +1,4 @@
-"""What ``swarm-repro doctor`` says of a machine."""
+"""The report of ``swarm-repro doctor`` on a machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = {"openai": "1.2", "swarm-safety": "3.4", "matplotlib": "5.6", "llama-cpp-p
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
-    """Say what is installed; returns the path of a llama-server that is on PATH, if one is."""
+    """Set what is installed; returns the path of a llama-server on PATH, if there is one."""
 
     def make(installed: dict[str, str], *, program: bool = True) -> Path:
         known = importlib.metadata.version
@@ -184,7 +184,7 @@ def test_a_server_that_was_started_here_with_its_model(
     ]
 
 
-def test_a_server_of_someone_else_is_warned_of(
+def test_a_foreign_server_is_a_warning(
     machine: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     machine(ALL)
@@ -203,7 +203,7 @@ def test_a_server_of_someone_else_is_warned_of(
     ]
 
 
-def test_a_server_with_several_slots_is_warned_of(
+def test_a_server_with_several_slots_is_a_warning(
     machine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(ALL)

@@ -1,4 +1,4 @@
-"""What is shown on a terminal while a run, a study or a command goes on."""
+"""The display on a terminal during a run, a study or a command."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_display_is_gone_when_a_run_fails(monkeypatch: pytest.MonkeyPatch) -
     assert "\x1b[?25h" in terminal.getvalue(), "the cursor is back"
 
 
-def test_what_a_program_prints_goes_past_the_display(
+def test_output_of_a_program_bypasses_the_display(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal = on_a_terminal(monkeypatch)

@@ -1,4 +1,4 @@
-"""``show``, ``stats`` and ``textconv``: what they print of a cassette, as text and as JSON."""
+"""``show``, ``stats`` and ``textconv``: their output for a cassette, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_calls_are_shown_a_line_each(path: Path, capsys: Capsys) -> None:
     ]
 
 
-def test_a_strict_cassette_is_said_to_be_one(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_strict_cassette_is_marked_as_strict(tmp_path: Path, capsys: Capsys) -> None:
     path = record(tmp_path / "c.jsonl", [Call("x", "y" * 60)], strict=True)
     lines = invoke(capsys, "show", path).out.splitlines()
     assert lines[0] == "scenario scenes, seed policy event, strict"
@@ -193,7 +193,7 @@ def test_a_key_that_several_calls_have_is_refused(path: Path, capsys: Capsys) ->
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Path:
-    """Two runs, two environments, and counts that a backend did not give."""
+    """Two runs, two environments, and missing token counts."""
     path = tmp_path / "c.jsonl"
     calls = [
         Call("1", completion_of("x", usage=usage(10, 2), number=1000)),
@@ -204,7 +204,9 @@ def counted(tmp_path: Path) -> Path:
     return record(path, [Call("4", completion_of("x", usage=usage(1, 1)))], seed=2)
 
 
-def test_counts_are_told_by_agent_kind_model_and_environment(counted: Path, capsys: Capsys) -> None:
+def test_counts_are_shown_by_agent_kind_model_and_environment(
+    counted: Path, capsys: Capsys
+) -> None:
     environment = next(iter(read_cassette(counted).envs))
     columns = " calls    prompt  completion   seconds"
     done = invoke(capsys, "stats", counted)
@@ -266,7 +268,7 @@ def test_a_cassette_is_printed_as_text(path: Path, capsys: Capsys) -> None:
 
 
 def test_an_archive_is_printed_as_the_cassette_in_it(path: Path, capsys: Capsys) -> None:
-    """Git may hand it over under any name."""
+    """Git may pass the file under any name."""
     archive = path.with_name("c.jsonl.zst")
     write_cassette(read_cassette(path), archive)
     assert archive.read_bytes().startswith(MAGIC)
@@ -283,7 +285,7 @@ def test_a_damaged_archive_is_no_error(tmp_path: Path, capsys: Capsys) -> None:
     assert len(done.out.splitlines()) == 1
 
 
-def test_what_is_no_cassette_is_printed_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_file_that_is_no_cassette_is_printed_unchanged(tmp_path: Path, capsys: Capsys) -> None:
     path = tmp_path / "other.txt"
     path.write_bytes(b"no line feed")
     assert invoke(capsys, "textconv", path).out == "no line feed"

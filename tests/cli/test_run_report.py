@@ -1,4 +1,4 @@
-"""What a run prints at its end."""
+"""The output of a run at its end."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_run_that_ends_badly_says_why_and_keeps_its_exit_code(capsys: Capture)
         (Ledger(), True, False),
     ],
 )
-def test_artifacts_are_where_they_stay_if_there_are_any(
+def test_the_folder_of_artifacts_is_named_if_there_are_any(
     ledger: Ledger, kept: bool, shown: bool, capsys: Capture
 ) -> None:
     _, out, _ = said(capsys, outcome(ledger=ledger), kept=kept)
@@ -162,7 +162,7 @@ def test_as_json_all_of_it_is_one_object(capsys: Capture) -> None:
     }
 
 
-def test_as_json_what_did_not_happen_is_null(capsys: Capture) -> None:
+def test_as_json_missing_parts_are_null(capsys: Capture) -> None:
     assert finish(outcome(), as_json=True) == 0
     read = json.loads(capsys.readouterr().out)
     assert (read["changes"], read["artifacts"], read["verify"]) == (None, None, None)

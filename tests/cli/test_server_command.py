@@ -27,7 +27,7 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What servers were started with; none really is."""
+    """The options of each start; no server really starts."""
     given: list[dict[str, Any]] = []
 
     def start(model: Path, *, on_wait: Callable[[float], None], **more: Any) -> StartedServer:
@@ -111,7 +111,7 @@ def test_several_slots_break_the_strict_profiles_promise(
         *((name, True) for name in ("0.0.0.0", "10.0.0.1")),
     ],
 )
-def test_a_server_that_others_can_reach_is_warned_of(
+def test_a_server_reachable_from_outside_is_a_warning(
     host: str, noted: bool, starts: list[dict[str, Any]], capsys: Capture
 ) -> None:
     done = run(capsys, "server", "start", "--model", "m.gguf", "--host", host)
@@ -139,7 +139,7 @@ def test_a_terminal_shows_how_long_the_model_has_been_loading(
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_server_that_was_stopped_is_told(
+def test_a_stopped_server_is_named(
     killed: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = this_process_as_a_server(8123)
@@ -161,7 +161,7 @@ def gone(port: int) -> StartedServer:
     return replace(this_process_as_a_server(port), started="before")
 
 
-def test_what_has_ended_is_noted_by_stop_and_by_status(capsys: Capture) -> None:
+def test_ended_servers_are_noted_by_stop_and_by_status(capsys: Capture) -> None:
     for command, code in (("stop", 2), ("status", 0)):
         write_record(gone(70))
         done = run(capsys, "server", command)

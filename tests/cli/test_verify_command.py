@@ -1,4 +1,4 @@
-"""``verify`` and ``init``: options, what is asked of which model, and what is printed where."""
+"""``verify`` and ``init``: options, the calls that each model gets, and the output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def recorded(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_not_asked_is_noted_beside_the_report(recorded: Path, capsys: Capsys) -> None:
+def test_calls_that_are_not_asked_are_noted_beside_the_report(
+    recorded: Path, capsys: Capsys
+) -> None:
     whole = read_cassette(recorded)
     first, second = whole.calls.values()
     masked = replace(second, masked={"request": ("token",)})
@@ -67,7 +69,7 @@ def test_what_is_not_asked_is_noted_beside_the_report(recorded: Path, capsys: Ca
     )
 
 
-def test_options_reach_what_is_asked(recorded: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_options_reach_the_verification(recorded: Path, tmp_path: Path, capsys: Capsys) -> None:
     page = tmp_path / "report.html"
     with running_stub(reply=echo) as stub:
         done = invoke(
@@ -141,7 +143,7 @@ def test_a_model_in_process_is_asked_by_its_file(capsys: Capsys) -> None:
         (["only.gguf"], "only.gguf"),
     ],
 )
-def test_of_several_files_the_one_of_the_recorded_name_is_asked(
+def test_the_file_with_the_recorded_name_is_asked(
     files: list[str], asked: str, tmp_path: Path, capsys: Capsys
 ) -> None:
     pytest.importorskip("llama_cpp")

@@ -1,4 +1,4 @@
-"""What differs in two answers that say the same."""
+"""Differences between two answers with the same text."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def stream(*documents: dict[str, Any]) -> Completion:
     return Completion(200, "text/event-stream", f"{events}data: [DONE]\n\n".encode())
 
 
-def test_logprobs_alone_are_told_by_the_largest_difference() -> None:
+def test_logprobs_alone_are_reported_by_their_largest_difference() -> None:
     assert beside_text(answer(-1.0, -2.0), answer(-1.25, -2.5)) == 0.5
     assert beside_text(native(-1.0), native(-1.25)) == 0.25
 
 
-def test_a_member_that_differs_beside_the_logprobs_is_what_is_told() -> None:
+def test_another_differing_member_is_reported_before_the_logprobs() -> None:
     found = beside_text(answer(-1.0, finish_reason="stop"), answer(-1.5, finish_reason="length"))
     assert isinstance(found, Difference)
     assert found.field == "choices[0].finish_reason"
@@ -48,7 +48,7 @@ def test_a_member_that_differs_beside_the_logprobs_is_what_is_told() -> None:
     assert found == Difference("stop", "True", "False")
 
 
-def test_the_first_member_that_differs_is_told() -> None:
+def test_the_first_differing_member_is_reported() -> None:
     found = beside_text(answer(tool_calls=[{"a": 1}], end=1), answer(tool_calls=[{"a": 2}], end=2))
     assert found == Difference("choices[0].tool_calls[0].a", "1", "2")
 

@@ -1,4 +1,4 @@
-"""Whose words a later prompt repeats: what is remembered of a completion, and where it is found."""
+"""Words of a completion that a later prompt repeats: how they are remembered and found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEAKER, LATER = pair("ada", 0, 0), pair("ben", 0, 1)
 
 
 def edit(a: str, b: str) -> Edit:
-    """Two versions of a text, and the lines that only one has."""
+    """Two versions of a text, and the lines that only one of them has."""
     lines_a, lines_b = a.splitlines(), b.splitlines()
     return Edit(
         field="messages[0].content",
@@ -38,7 +38,7 @@ def edit(a: str, b: str) -> Edit:
 def origins_found(
     said: tuple[str, str], prompts: tuple[str, str], *, who: Pair = SPEAKER, at: Pair = LATER
 ) -> list[tuple[int, ...]]:
-    """Origins of what one completion is found to have changed."""
+    """Origins found for the edits of one completion."""
     carriers = Carriers()
     carriers.add(who, *said, origins=(3,), own=True)
     return [carrier.origins for carrier in carriers.found_in(at, [edit(*prompts)])]
@@ -70,7 +70,7 @@ def test_words_in_a_line_that_does_not_differ_prove_nothing() -> None:
     assert origins_found(SAID, (f"{same}\n1", f"{same}\n2")) == []
 
 
-def test_what_was_said_later_by_the_same_agent_is_not_looked_for() -> None:
+def test_later_words_of_the_same_agent_are_not_looked_for() -> None:
     prompts = (f"ada: {SAID[0]}", f"ada: {SAID[1]}")
     assert origins_found(SAID, prompts, at=pair("ada", 1, 0)) == [(3,)]
     assert origins_found(SAID, prompts, who=pair("ada", 1, 0), at=pair("ada", 0, 0)) == []
@@ -143,7 +143,7 @@ def test_of_many_carriers_the_first_and_the_latest_are_looked_for() -> None:
     assert [carrier.origins[0] for carrier in found] == [*range(64), *range(136, 200)]
 
 
-def test_what_leaves_nothing_to_look_for_takes_no_ones_place() -> None:
+def test_a_carrier_without_distinctive_words_takes_no_place() -> None:
     carriers = Carriers()
     for number in range(200):
         carriers.add(SPEAKER, "yes", "no", origins=(number,), own=True)
@@ -179,7 +179,7 @@ def leaves_of(value: object, place: tuple[object, ...] = ()) -> dict[tuple[objec
 
 @settings(max_examples=40)
 @given(values, values)
-def test_of_two_json_answers_the_strings_that_differ_are_given(a: object, b: object) -> None:
+def test_differing_strings_of_two_json_answers_are_given(a: object, b: object) -> None:
     one, other = leaves_of(a), leaves_of(b)
     expected = Counter(
         tuple(value if isinstance(value, str) else "" for value in both)
@@ -190,7 +190,7 @@ def test_of_two_json_answers_the_strings_that_differ_are_given(a: object, b: obj
     assert Counter(differing_texts(json.dumps(a), json.dumps(b))) == expected
 
 
-def test_values_that_are_no_strings_stand_for_empty_ones() -> None:
+def test_other_values_count_as_empty_strings() -> None:
     assert list(differing_texts('{"a": 1, "b": "x"}', '{"a": 2, "b": null}')) == [
         ("", ""),
         ("x", ""),
@@ -200,7 +200,7 @@ def test_values_that_are_no_strings_stand_for_empty_ones() -> None:
 
 @settings(max_examples=40)
 @given(st.text("ab ", max_size=5), st.text("ab ", max_size=5))
-def test_texts_that_are_no_json_are_given_whole_where_they_differ(a: str, b: str) -> None:
+def test_texts_other_than_json_are_compared_as_a_whole(a: str, b: str) -> None:
     expected = [] if a == b else [(a, b)]
     assert list(differing_texts(a, b)) == expected
     assert list(differing_texts("{}", f"no json {b}")) == [("{}", f"no json {b}")]

@@ -1,4 +1,4 @@
-"""What made two requests different: texts and settings, as they are shown."""
+"""Causes of a difference between two requests: texts and settings, as they are shown."""
 
 from __future__ import annotations
 

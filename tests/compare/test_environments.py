@@ -1,4 +1,4 @@
-"""What is otherwise in another environment, member by member and flag by flag."""
+"""How two environments differ, member by member and flag by flag."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_equal_environments_have_no_changes() -> None:
     assert changes(content, dict(content)) == []
 
 
-def test_what_explains_most_comes_first() -> None:
+def test_the_best_explanation_comes_first() -> None:
     names = [
         *("backend", "build", "binary_sha256", "devices", "cpu", "machine", "system", "flags"),
         *("settings.n_ctx", "variables.OMP_X", "moon"),

@@ -1,4 +1,4 @@
-"""What followed from which difference, and what differs by itself all the same."""
+"""Differences that follow from others, and differences of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ YES, NO = "ada says that yes, she will", "ada says that no, never again"
 def test_words_of_a_call_that_only_followed_lead_to_its_origin_and_prove_nothing(
     tmp_path: Path,
 ) -> None:
-    """Cleo repeats what ben said, and what he said followed from ada."""
+    """Cleo repeats ben, and ben's words followed from ada's."""
     ben = ("ben agrees with all of it", "ben thinks otherwise, and says it")
     sides = [
         of(
@@ -37,7 +37,7 @@ def test_words_of_a_call_that_only_followed_lead_to_its_origin_and_prove_nothing
     assert report["origins"][0]["fallout"] == followed(proven=1, assumed=1)
 
 
-def test_what_no_words_explain_is_assumed_of_the_first_origin_and_may_be_shared(
+def test_an_unexplained_difference_is_assumed_of_the_first_origin_and_may_be_shared(
     tmp_path: Path,
 ) -> None:
     sides = [

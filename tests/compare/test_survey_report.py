@@ -1,4 +1,4 @@
-"""A survey of a small program in SWARM's place: which calls are stale, why, and what that costs."""
+"""A survey of a small program in SWARM's place: stale calls, their causes and their cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ repro: {seed_policy: POLICY}
 
 @dataclass
 class Project:
-    """A scenario, its cassette, and what the program asks when it is surveyed."""
+    """A scenario, its cassette, and the calls of the program when it is surveyed."""
 
     folder: Path
     monkeypatch: pytest.MonkeyPatch

@@ -77,7 +77,7 @@ def call(**members: Any) -> Report:
 
 
 def lines_of_origins(*origins: Report, calls: tuple[Report, ...] = (), left_out: int = 0) -> str:
-    """What stands between the title of the origins and the table of tokens."""
+    """The lines between the title of the origins and the table of tokens."""
     report = diff(origins=list(origins), calls=list(calls), origins_left_out=left_out)
     text = "\n".join(diff_lines(report))
     return text.partition("where they part, in causal order\n")[2].partition("\n\ntokens ")[0]
@@ -154,7 +154,7 @@ def test_a_root_whose_call_is_not_listed_is_named_by_its_number() -> None:
 
 
 def test_a_root_whose_call_is_not_listed_shows_where_its_tokens_part() -> None:
-    """The texts are not at hand then, so nothing is said of where they part."""
+    """The texts are not at hand then, so the place where they part is not shown."""
     told = lines_of_origins(root(parting=parting(unit="token", a="same", b="same")))
     assert told.splitlines()[1:3] == [
         "  root 1: call 2: same request, other completion",
@@ -240,7 +240,7 @@ def test_a_cause_in_a_text_shows_the_character() -> None:
     ]
 
 
-def test_ten_origins_are_shown_and_the_others_counted() -> None:
+def test_ten_origins_are_shown_and_the_rest_counted() -> None:
     many = [cause(number) for number in range(12)]
     told = lines_of_origins(*many, left_out=5)
     assert told.count("  cause ") == 10
@@ -339,7 +339,7 @@ def test_a_survey_without_drift_ends_with_its_counts() -> None:
     ]
 
 
-def test_twenty_groups_are_shown_and_the_others_counted() -> None:
+def test_twenty_groups_are_shown_and_the_rest_counted() -> None:
     lines = list(survey_lines(surveyed(groups=[group(n) for n in range(23)])))
     assert sum(line.startswith("  field ") for line in lines) == 20
     assert lines[-1] == "  and 3 more kinds of difference"

@@ -1,4 +1,4 @@
-"""Tokens one by one: which are the same, what they show, and answers that break their form."""
+"""Tokens one by one: equality, display, and malformed answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def answer(document: object) -> Completion:
         (Token(None), Token(None), False),
     ],
 )
-def test_two_tokens_are_one_by_all_that_is_known_of_both(
+def test_two_tokens_are_equal_by_all_that_is_known_of_both(
     one: Token, other: Token, same: bool
 ) -> None:
     assert one.is_same(other) is same
@@ -77,7 +77,7 @@ def test_a_listed_token_is_known_by_its_id_whatever_bytes_came_with_it(
         (Token("é", "é".encode(), id=1, top=(Token("x", b"\xa9", id=2),)), None),
     ],
 )
-def test_what_a_token_swallowed_of_those_before_it(token: Token, swallowed: bytes | None) -> None:
+def test_a_token_may_swallow_bytes_of_earlier_tokens(token: Token, swallowed: bytes | None) -> None:
     assert token.swallowed == swallowed
 
 
@@ -207,7 +207,7 @@ def test_tokens_alone_have_no_logprobs() -> None:
         ),
     ],
 )
-def test_members_of_a_token_that_are_none_are_left_out(item: object, expected: Token) -> None:
+def test_invalid_members_of_a_token_are_left_out(item: object, expected: Token) -> None:
     document = {"choices": [{"logprobs": {"content": [item]}}]}
     assert read_tokens(answer(document)) == (expected,)
 
@@ -223,7 +223,7 @@ def test_of_several_forms_the_one_with_logprobs_is_read() -> None:
     assert read_tokens(answer({**ids, "__verbose": probable})) == (Token("a", id=3),)
 
 
-def test_documents_and_choices_that_are_no_objects_have_no_tokens() -> None:
+def test_invalid_documents_and_choices_have_no_tokens() -> None:
     good = {"logprobs": {"content": [{"token": "b"}]}}
     assert read_tokens(answer({"choices": ["x", None, {"logprobs": 3}, good]})) == (Token("b"),)
     assert read_tokens(answer("text")) is None

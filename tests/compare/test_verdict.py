@@ -1,4 +1,4 @@
-"""What a root is laid to: another environment, a busy server, or nothing that was recorded."""
+"""The cause named for a root: another environment, a busy server, or nothing recorded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ WHERE = "; 1 of 1 same requests got another completion, first call 0 of ada"
         ({"moon": "full", "cpu": "x"}, "another CPU: cpu: a CPU in A, x in B"),
     ],
 )
-def test_a_root_in_another_environment_is_laid_to_what_explains_most(
+def test_a_root_in_another_environment_is_attributed_to_the_best_explanation(
     tmp_path: Path, members: dict[str, object], shown: str
 ) -> None:
     a = of(Call("1", "yes"), model=environment())
@@ -71,7 +71,9 @@ def test_a_root_in_another_environment_is_laid_to_what_explains_most(
     assert told.endswith(WHERE)
 
 
-def test_a_root_in_one_environment_is_not_laid_to_what_differs_elsewhere(tmp_path: Path) -> None:
+def test_a_root_in_one_environment_is_not_attributed_to_differences_elsewhere(
+    tmp_path: Path,
+) -> None:
     paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
     for path, said, cpu in zip(paths, ("yes", "no"), ("x", "y"), strict=True):
         record(path, [Call("1", said)], seed=1)
@@ -117,7 +119,7 @@ UNKNOWN = "cause: not in what was recorded: same environment, same settings"
         (1, saying("no", number=500), UNKNOWN),
     ],
 )
-def test_a_root_in_the_same_environment_is_laid_to_what_the_server_was_doing(
+def test_a_root_in_the_same_environment_is_attributed_to_the_servers_activity(
     tmp_path: Path, slots: object, b: Completion, shown: str
 ) -> None:
     settings = {} if slots is None else {"settings": {"total_slots": slots}}
@@ -134,7 +136,7 @@ def test_answers_without_a_duration_are_no_sign_of_a_busy_server(tmp_path: Path)
     assert report_of(tmp_path, *sides)["origins"][0]["evidence"] == []
 
 
-def test_two_environments_that_answer_alike_are_said_to_be_two(tmp_path: Path) -> None:
+def test_a_verdict_says_that_two_environments_answered_alike(tmp_path: Path) -> None:
     a = of(Call("1"), model=environment())
     b = of(Call("1"), model=environment(cpu="y", settings={"n_ctx": 8}))
     report = report_of(tmp_path, a, b)
@@ -153,7 +155,7 @@ def test_two_empty_recordings_are_identical(tmp_path: Path) -> None:
     assert (report["identical"], report["environment"], report["calls"]) == (True, [], [])
 
 
-def test_of_two_environments_that_made_as_many_calls_the_order_of_the_runs_decides_nothing(
+def test_the_order_of_runs_does_not_decide_between_equally_used_environments(
     tmp_path: Path,
 ) -> None:
     paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]

@@ -1,4 +1,4 @@
-"""What a call's live answers are called, and every line of the report on them."""
+"""The verdict on a call's live answers, and every line of the report on them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_differing_and_distinct_answers_are_counted() -> None:
     assert (found.parting.a, found.parting.b) == ("x", "y")
 
 
-def test_a_failure_is_all_that_is_said_of_a_call() -> None:
+def test_a_failed_call_reports_only_its_failure() -> None:
     found = judged(completion_of("x"), completion_of("y"), failure="gone", prompt_differs=True)
     assert (found.group, found.why, found.parting) == ("failed", "gone", None)
     assert (found.differing, found.live_text) == (1, "y")
@@ -129,7 +129,7 @@ def test_a_close_second_is_a_near_tie_and_a_far_one_a_change() -> None:
         assert judged(one, other).group == group
 
 
-def test_of_several_answers_the_first_that_is_no_near_tie_counts() -> None:
+def test_the_first_answer_beyond_a_near_tie_counts() -> None:
     top = {" a": -0.5, " b": -0.52, " c": -3.0, " d": -4.0}
     recorded, near, far, farther = (tokens(("x", -0.1), (w, top[w]), top=top) for w in top)
     found = judged(recorded, near, far, farther)
@@ -160,7 +160,7 @@ def test_a_witness_lends_its_logprobs_where_the_answers_have_none() -> None:
     assert len(asked) == 2, "not where nothing is to be found out"
 
 
-def test_why_there_are_no_logprobs_is_said_beside_what_else_there_is_to_say() -> None:
+def test_missing_logprobs_are_explained_beside_other_remarks() -> None:
     for sampling, said in (
         (NOTHING, "no logprobs"),
         ({"temperature": 0.5, "top_k": 0}, "noise can swap them at any margin; no logprobs"),
@@ -210,7 +210,7 @@ def request(endpoint: Endpoint, path: str, **body: object) -> Request:
         (request("embedding", "/v1/embeddings", input="x"), None),
     ],
 )
-def test_a_request_with_logprobs_is_otherwise_the_same(
+def test_a_request_for_logprobs_changes_nothing_else(
     asked: Request, body: dict[str, object] | None
 ) -> None:
     made = logprob_request(asked)
@@ -303,7 +303,7 @@ def test_failures_count_more_than_differences_and_those_more_than_a_witness(
     assert report(*calls, witness_failed=witness_failed).exit_code is code
 
 
-def test_the_verdict_says_how_often_and_of_which_model_all_was_the_same() -> None:
+def test_the_verdict_names_repeats_and_model_when_all_is_the_same() -> None:
     assert report(verdict()).verdict == "all 1 calls gave the recorded answer"
     assert report(verdict(), repeat=3, other_model=True).verdict == (
         "all 1 calls gave the recorded answer, 3 times each; "
@@ -335,7 +335,7 @@ def test_the_text_of_a_report_whose_calls_are_all_the_same() -> None:
     ]
 
 
-def test_the_text_lists_what_is_otherwise() -> None:
+def test_the_text_lists_differences_of_the_environment() -> None:
     lines = list(text_lines(report(verdict(), environment=(Changed("cpu", "a\x1b", "b"),))))
     assert lines[2:] == ["otherwise than in the recording:", r"  cpu: recorded a\x1b, now b"]
 
@@ -358,7 +358,7 @@ def test_a_differing_call_is_shown_with_place_and_reason() -> None:
     ]
 
 
-def test_all_that_is_before_a_place_is_shown_without_dots() -> None:
+def test_a_short_beginning_is_shown_without_dots() -> None:
     parting = Parting("character", 7, 7, "it is a", "\x1b", "")
     assert call_lines(verdict(3, "change", parting=parting))[1:] == [
         "  before    it is a",

@@ -1,4 +1,4 @@
-"""Credentials of a URL: each once, by the name of its parameter or by what it looks like."""
+"""Credentials of a URL: each once, by the name of its parameter or by its form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding a user's redaction by its name, and what is said where there is none."""
+"""Finding a user's redaction by its name, and the error where there is none."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_a_function_of_a_module_in_the_current_folder_is_found() -> None:
         ("own_absent:hide", "own_absent cannot be imported: ModuleNotFoundError("),
     ],
 )
-def test_a_name_that_names_no_function_is_refused(name: str, why: str) -> None:
+def test_a_name_without_a_function_is_refused(name: str, why: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_redaction(name)
     assert str(caught.value).startswith(f"--redact {name}: {why}")
 
 
-def test_a_redaction_that_fails_says_what_and_not_of_which_text() -> None:
+def test_a_failing_redaction_is_named_without_the_text() -> None:
     def fails(text: str) -> str:
         raise ValueError(text)
 
@@ -59,7 +59,7 @@ def test_a_redaction_that_fails_says_what_and_not_of_which_text() -> None:
     assert str(caught.value) == ("redact failed with ValueError; what it was given is not stored")
 
 
-def test_a_redaction_that_gives_no_text_says_what_it_gave() -> None:
+def test_a_redaction_that_returns_no_text_is_named_with_its_type() -> None:
     with pytest.raises(UsageError) as caught:
         Masker(lambda _text: 3).completion(Completion(200, "text/plain", b"x"))  # type: ignore[arg-type,return-value]
     assert str(caught.value) == "redact gave int for a text; it gives a text"

@@ -1,4 +1,4 @@
-"""GGUF files: what is read of them, and what is said of those that are none."""
+"""GGUF files: reading them, and the errors for other files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_digest_is_of_the_whole_file_and_progress_adds_up(
     assert steps == [10] * (size // 10) + ([size % 10] if size % 10 else [])
 
 
-def test_a_model_that_is_none_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_an_invalid_model_is_named_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     with pytest.raises(ModelFileError) as raised:
         require_gguf(path)
@@ -49,7 +49,7 @@ def test_a_model_that_is_none_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 class Unreadable(type(Path())):  # type: ignore[misc]
-    """A file that can be opened only so many times, and read not at all after that."""
+    """A file that can be opened a limited number of times, and not be read after that."""
 
     opens = 0
 
@@ -61,7 +61,7 @@ class Unreadable(type(Path())):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("opens", [0, 1])
-def test_a_model_that_may_not_be_read_is_said(opens: int, tmp_path: Path) -> None:
+def test_an_unreadable_model_is_named(opens: int, tmp_path: Path) -> None:
     path = Unreadable(tmp_path / "m.gguf")
     Path(path).write_bytes(b"GGUF")
     Unreadable.opens = opens
@@ -86,7 +86,7 @@ def test_a_model_that_may_not_be_read_is_said(opens: int, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_the_files_of_a_model_are_told_by_its_name(
+def test_the_files_of_a_split_model_follow_from_its_name(
     name: str, names: list[str], tmp_path: Path
 ) -> None:
     for one in names:
@@ -94,7 +94,7 @@ def test_the_files_of_a_model_are_told_by_its_name(
     assert shards(tmp_path / name) == [tmp_path / one for one in names]
 
 
-def test_what_a_file_says_is_of_all_its_shards(tmp_path: Path) -> None:
+def test_metadata_covers_all_shards(tmp_path: Path) -> None:
     names = [f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
     write_gguf(tmp_path / names[0], template="first")
     write_gguf(tmp_path / names[1])

@@ -1,4 +1,4 @@
-"""``exec`` and ``serve`` in this process: which word is whose, what is refused, what is told."""
+"""``exec`` and ``serve`` in this process: arguments, refusals and reports."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Any:
         (["--live", "--seed-policy", "event", "c.jsonl", "-m", "program", "a"], ["a"]),
     ],
 )
-def test_all_from_the_programs_name_on_is_the_programs(
+def test_words_after_the_programs_name_are_its_arguments(
     run: Any, words: list[str], given: list[str]
 ) -> None:
     done = run("exec", *words)
@@ -113,7 +113,7 @@ def test_all_from_the_programs_name_on_is_the_programs(
         (["c.jsonl", "--live", "--tame", "x", "program.py"], "set PYTHONHASHSEED=0"),
     ],
 )
-def test_what_cannot_be_run_is_one_line_and_exit_2(
+def test_a_program_that_cannot_be_run_is_one_line_and_exit_2(
     run: Any, folder: Path, words: list[str], why: str
 ) -> None:
     done = run("exec", *words)
@@ -134,7 +134,7 @@ def test_usage_names_where_the_program_stands(run: Any) -> None:
 # --- What the options do.
 
 
-def test_a_program_is_recorded_replayed_and_told_of(run: Any) -> None:
+def test_a_program_is_recorded_replayed_and_reported(run: Any) -> None:
     told = [
         run("exec", "c.jsonl", *mode, "program.py", *asks)
         for mode, asks in (
@@ -178,7 +178,7 @@ def test_a_difference_is_exit_1(run: Any, folder: Path) -> None:
         (["--seed-policy", "content", "--seed", "5"], "content"),
     ],
 )
-def test_seeds_are_by_the_policy_and_the_runs_seed(
+def test_seeds_follow_from_the_policy_and_the_runs_seed(
     run: Any, folder: Path, options: list[str], seed: object
 ) -> None:
     done = run("exec", "c.jsonl", "--record", *options, "program.py", "quiet", "ask:one")
@@ -230,7 +230,7 @@ def test_cache_fresh_and_redact_reach_the_recording(
 
 
 @pytest.mark.filterwarnings("ignore::swarm_repro.errors.CredentialsMaskedWarning")
-def test_masked_credentials_are_told(run: Any) -> None:
+def test_masked_credentials_are_reported(run: Any) -> None:
     done = run("exec", "c.jsonl", "--record", "program.py", "quiet", "ask:AKIAIOSFODNN7EXAMPLE")
     assert done.err.splitlines()[-1] == (
         "note: credentials are masked in c.jsonl: 1 x AWS Access Key; keep them out of prompts"
@@ -351,7 +351,7 @@ def ask_when_it_serves(ask: Callable[[str], None], root: str, has_ended: threadi
             return
 
 
-def test_the_endpoint_records_and_tells_as_json(
+def test_the_endpoint_records_and_reports_as_json(
     run: Any, folder: Path, upstream: ScriptedServer
 ) -> None:
     def ask(root: str) -> None:

@@ -1,4 +1,4 @@
-"""Parts of the endpoint by themselves: who may ask, what goes on to the upstream and back."""
+"""Parts of the endpoint by themselves: access, and what is passed to the upstream and back."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_only_the_endpoints_own_names_are_answered(path: Path, host: str, admitt
         ({TOKEN_HEADER: ""}, False),
     ],
 )
-def test_a_token_is_wanted_and_goes_no_further(
+def test_a_token_is_required_and_not_passed_on(
     path: Path, headers: dict[str, str], admitted: bool
 ) -> None:
     upstream = Scripted()
@@ -187,7 +187,7 @@ def test_without_a_token_the_programs_key_goes_on(path: Path) -> None:
     assert upstream.sent[0].headers["authorization"] == "Bearer sk-own"
 
 
-def test_a_request_that_comes_back_is_a_loop(path: Path) -> None:
+def test_a_loop_of_requests_is_refused(path: Path) -> None:
     upstream = Scripted()
     with closing(Asked(path, upstream)) as one:
         one.ask(headers={VIA_HEADER: "another,third"})
@@ -228,7 +228,7 @@ def test_pages_of_a_named_origin_may_ask(path: Path) -> None:
         ("POST", CHAT, b"[1]", (400, "invalid_request")),
     ],
 )
-def test_what_is_no_call_is_told_so(
+def test_a_request_that_is_no_call_is_refused(
     path: Path, method: str, target: str, content: bytes, expected: tuple[int, str]
 ) -> None:
     upstream = Scripted()
@@ -265,7 +265,7 @@ def test_a_body_may_be_as_large_as_the_limit(
     assert [sent.content for sent in upstream.sent] == ([body] if status == 200 else [])
 
 
-def test_a_call_goes_to_the_upstream_without_what_is_for_the_endpoint(path: Path) -> None:
+def test_a_call_goes_to_the_upstream_without_the_endpoints_own_headers(path: Path) -> None:
     upstream = Scripted()
     headers = {
         SCOPE_HEADER: "alice",
@@ -336,7 +336,7 @@ def test_a_stream_comes_with_its_type(path: Path) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_what_goes_wrong_is_an_answer_that_says_so(
+def test_an_error_is_an_answer_that_names_it(
     path: Path, error: BaseException, expected: tuple[int, str], said: str
 ) -> None:
     with closing(Asked(path, Scripted(error))) as one:
@@ -439,7 +439,7 @@ def test_an_endpoint_tells_where_it_is(path: Path, host: str, root: str | None) 
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "box"])
-def test_an_address_that_others_reach_wants_a_token(path: Path, host: str) -> None:
+def test_an_address_reachable_from_outside_requires_a_token(path: Path, host: str) -> None:
     with pytest.raises(UsageError, match=f"{host} can be reached from other machines"):
         make(path, host=host)
     with pytest.raises(UsageError, match="can be reached"):
@@ -447,12 +447,12 @@ def test_an_address_that_others_reach_wants_a_token(path: Path, host: str) -> No
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 2**16), ("no.such.host.invalid", 0)])
-def test_an_address_that_cannot_be_had_is_said(path: Path, host: str, port: int) -> None:
+def test_an_unavailable_address_is_named(path: Path, host: str, port: int) -> None:
     with pytest.raises(UsageError, match=f"^{host}:{port} cannot be listened on: .*--port"):
         make(path, host=host, port=port, token="t")
 
 
-def test_a_port_in_use_is_said_and_one_that_was_let_go_is_free(path: Path) -> None:
+def test_a_port_in_use_is_named_and_a_released_one_is_free(path: Path) -> None:
     with closing(make(path)) as one:
         with pytest.raises(UsageError, match="cannot be listened on"):
             make(path.with_name("other"), port=one.port)
@@ -499,7 +499,7 @@ def test_a_replay_stands_for_the_one_host_that_was_recorded(path: Path) -> None:
         conclude(one.session)
 
 
-def test_of_several_recorded_hosts_the_upstream_says_which(path: Path) -> None:
+def test_the_upstream_selects_among_recorded_hosts(path: Path) -> None:
     recorded_of(path, "one.example.com", "two.example.com")
     with closing(make(path, Mode.REPLAY, upstream="http://two.example.com")) as one:
         assert answered(one)[0] == 200
@@ -544,7 +544,7 @@ def test_a_command_finds_the_endpoint_in_its_variables(monkeypatch: pytest.Monke
         ({"OLLAMA_HOST": "c"}, None),
     ],
 )
-def test_the_server_behind_is_the_one_that_a_program_would_ask(
+def test_the_upstream_is_the_server_a_program_would_ask(
     variables: dict[str, str], upstream: str | None
 ) -> None:
     assert upstream_from_environment(variables) == upstream
@@ -570,7 +570,7 @@ def test_a_commands_code_is_that_of_a_shell(program: str, code: int) -> None:
     assert handlers() == before
 
 
-def test_a_signal_is_the_commands() -> None:
+def test_a_signal_is_passed_to_the_command() -> None:
     # It comes again and again: the first may come before it is handed on.
     program = "trap 'exit 5' TERM; while :; do kill -TERM $PPID; sleep 0.02; done"
     kept = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -580,12 +580,12 @@ def test_a_signal_is_the_commands() -> None:
         signal.signal(signal.SIGTERM, kept)
 
 
-def test_a_command_that_cannot_be_started_is_said(tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_started_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nothing cannot be run: No such file or directory"):
         run_child([str(tmp_path / "nothing")], {})
 
 
-def test_what_was_recorded_of_a_host_says_nothing_of_an_upstream_that_is_asked(
+def test_recorded_hosts_do_not_restrict_a_live_upstream(
     path: Path,
 ) -> None:
     recorded_of(path, "models.example.com")

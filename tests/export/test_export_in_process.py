@@ -1,4 +1,4 @@
-"""``export``: what is checked before Inspect is asked for, with a stand-in for what needs it."""
+"""``export``: the checks before Inspect is imported, with a stand-in for the code that needs it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def call(
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
-    """What was to be written as a log: the module that needs inspect-ai is not asked."""
+    """The log that would be written: the module that needs inspect-ai is not called."""
     asked: list[tuple[Path, Path]] = []
 
     def write_inspect_log(path: Path, out: Path) -> Any:
@@ -85,7 +85,7 @@ def test_only_a_new_file_of_the_right_name_is_written(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
-    """Let the import of what writes the log fail."""
+    """Let the import of the module that writes the log fail."""
     real = builtins.__import__
 
     def importing(name: str, *arguments: Any, **more: Any) -> ModuleType:
@@ -97,7 +97,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
 
 
 @pytest.mark.parametrize("name", ["inspect_ai", "inspect_ai.log"])
-def test_what_is_missing_is_said_with_what_to_install(
+def test_a_missing_package_is_named_with_how_to_install_it(
     name: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, ImportError("No module named X", name=name))
@@ -112,7 +112,7 @@ def test_what_is_missing_is_said_with_what_to_install(
 
 
 @pytest.mark.parametrize("name", ["pydantic", None])
-def test_another_import_that_fails_is_not_taken_for_inspects(
+def test_another_failing_import_is_not_blamed_on_inspect(
     name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = ImportError("something else", name=name)

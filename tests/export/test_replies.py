@@ -1,4 +1,4 @@
-"""What a completion says, choice by choice; needs no inspect-ai."""
+"""The text of a completion, choice by choice; needs no inspect-ai."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_number_that_no_choice_has_counts_as_the_first(index: object) -> None:
     ]  # fmt: skip
 
 
-def test_a_body_that_is_no_json_is_refused() -> None:
+def test_invalid_json_is_refused() -> None:
     with pytest.raises(orjson.JSONDecodeError):
         replies(Completion(200, "application/json", b"{", 0.1))
 
@@ -202,7 +202,7 @@ def test_logprobs_of_text_completions() -> None:
      {"tokens": ["a"]}, {"content": "x"}],
     ids=str,
 )  # fmt: skip
-def test_logprobs_that_are_none_are_left_out(value: object) -> None:
+def test_invalid_logprobs_are_left_out(value: object) -> None:
     assert logprobs(value) == []
 
 

@@ -1,4 +1,4 @@
-"""Reading a request's body: what is no JSON object, or would go out changed, is refused."""
+"""Reading a request's body: anything but a JSON object that is sent unchanged is refused."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_long_digits_that_are_no_integer_are_fine(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{'a':1}", b'["123456789012345678901', b"\xff"])
-def test_what_is_no_json_is_refused(data: bytes) -> None:
+def test_invalid_json_is_refused(data: bytes) -> None:
     with pytest.raises(RequestError, match=f"^the request to {URL} is not JSON: "):
         read_body(data, URL)
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"1", b'"text"', b"null", b"true"])
-def test_what_is_no_object_is_refused(data: bytes) -> None:
+def test_json_other_than_an_object_is_refused(data: bytes) -> None:
     with pytest.raises(RequestError, match=f"^the request to {URL} is not a JSON object$"):
         read_body(data, URL)

@@ -1,4 +1,4 @@
-"""One contract for sync and async clients: what a program gets of a request, and what is kept."""
+"""One contract for sync and async clients: the program's answer, and the recorded call."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def stream(*pieces: bytes | BaseException) -> Any:
 
 @dataclass
 class Got:
-    """What a program has of an answer."""
+    """The answer as a program sees it."""
 
     response: Any
     pieces: list[bytes]
@@ -319,7 +319,7 @@ def test_a_foreign_request_is_refused_where_it_may_not_pass(
     assert transport.sent == []
 
 
-def test_what_would_be_taken_is_told_without_asking(path: Path) -> None:
+def test_a_call_that_would_be_intercepted_is_known_without_sending_it(path: Path) -> None:
     with intercepting(path) as (_, interceptor):
         assert interceptor.would_take("POST", URL)
         assert not interceptor.would_take("PUT", URL)
@@ -620,7 +620,7 @@ def test_a_stream_that_is_no_completion_ends_a_run(ask: Ask, path: Path) -> None
         assert session.exit_code() is ExitCode.BACKEND
 
 
-def test_an_error_of_another_kind_in_a_stream_fails_its_call(ask: Ask, path: Path) -> None:
+def test_another_error_in_a_stream_fails_its_call(ask: Ask, path: Path) -> None:
     with intercepting(path) as (session, interceptor):
         with pytest.raises(ZeroDivisionError):
             ask(interceptor, Transport([stream(EVENTS[0], ZeroDivisionError("by zero"))]))
@@ -652,7 +652,7 @@ ENDS = [
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("cut", [None, 9])
-def test_what_may_be_the_last_piece_is_held_until_the_call_is_on_the_disk(
+def test_a_possible_last_piece_is_held_until_the_call_is_on_the_disk(
     ask: Ask, path: Path, end: bytes, cut: int | None
 ) -> None:
     pieces = [end] if cut is None else [end[:cut], end[cut:]]
@@ -696,7 +696,7 @@ def watch(
     return asyncio.run(read())
 
 
-def test_what_cannot_be_the_last_piece_is_not_held(ask: Ask, path: Path) -> None:
+def test_other_pieces_are_not_held(ask: Ask, path: Path) -> None:
     answer = stream(*EVENTS, DONE)
     read: list[int] = []
 
@@ -757,7 +757,7 @@ def test_a_request_that_names_no_model_is_asked_as_default(ask: Ask, path: Path)
             ask(interceptor, Transport([whole()]), http)
 
 
-def test_progress_is_told_of_each_answer(ask: Ask, path: Path) -> None:
+def test_each_answer_is_reported_as_progress(ask: Ask, path: Path) -> None:
     seen: list[tuple[str, bytes]] = []
 
     def note(call: PendingCall, completion: Completion) -> None:
@@ -783,7 +783,7 @@ def test_an_error_that_came_from_no_transport_is_raised_as_it_is(path: Path) -> 
 
 
 class Rendering:
-    """What waits for a digest: gives one, or fails."""
+    """A function that gives a digest, or fails."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self._error = error

@@ -39,7 +39,7 @@ TEXT = {"choices": [{"index": 0, "text": "fine"}]}
 def not_installed(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Hide a llama-cpp-python that is there, and leave nothing of what takes its place."""
+    """Hide an installed llama-cpp-python, and leave nothing of its stand-in."""
     kept = sys.modules.pop("llama_cpp", None)
     if "installed" not in request.fixturenames:
         find_spec = importlib.machinery.PathFinder.find_spec
@@ -191,7 +191,7 @@ def test_for_chats_no_limit_is_the_default(path: Path) -> None:
         llama().create_chat_completion(ASK, max_tokens=None)
 
 
-def test_what_needs_no_model_does_nothing(path: Path) -> None:
+def test_methods_that_need_no_model_do_nothing(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     with use_cassette(path):
         one = llama()
@@ -200,7 +200,7 @@ def test_what_needs_no_model_does_nothing(path: Path) -> None:
         assert one.create_chat_completion(ASK) == CHAT
 
 
-def test_what_needs_the_model_ends_the_replay(path: Path) -> None:
+def test_methods_that_need_the_model_end_the_replay(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     with use_cassette(path) as session:
         one = llama()
@@ -371,7 +371,7 @@ def test_a_model_made_outside_is_asked_of_the_cassette_inside(path: Path) -> Non
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_release_that_does_not_tell_how_it_was_made_is_said(path: Path) -> None:
+def test_a_release_without_a_known_constructor_is_refused(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     one = real().Llama(MODEL, old=True)
     with pytest.raises(UsageError, match="does not tell how a Llama was made"):

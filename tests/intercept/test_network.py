@@ -1,4 +1,4 @@
-"""No network in replay: what reaches for it ends the run, and names where to."""
+"""No network in replay: an attempt to use it ends the run, and the error names the target."""
 
 from __future__ import annotations
 

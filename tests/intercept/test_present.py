@@ -1,4 +1,4 @@
-"""Whose call it is: the innermost cassette of the context, of this machine, or none."""
+"""The cassette of a call: the innermost of the context, the only one of the process, or none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def in_a_thread_without_context() -> Interceptor | Exception | None:
     return found[0]
 
 
-def test_the_innermost_answers_and_gives_way_when_it_ends() -> None:
+def test_the_innermost_block_answers_until_it_ends() -> None:
     assert present_interceptor() is None
     with intercepting(A):
         assert present_interceptor() is A
@@ -60,19 +60,19 @@ def test_the_innermost_answers_and_gives_way_when_it_ends() -> None:
     assert present_interceptor() is None
 
 
-def test_one_that_fails_gives_way_too() -> None:
+def test_a_failed_block_answers_no_more() -> None:
     with pytest.raises(ZeroDivisionError), intercepting(A):
         raise ZeroDivisionError
     assert present_interceptor() is None
     assert in_a_thread_without_context() is None
 
 
-def test_our_own_traffic_belongs_to_none() -> None:
+def test_own_traffic_belongs_to_no_block() -> None:
     with intercepting(A), own_traffic():
         assert present_interceptor() is None
 
 
-def test_a_thread_without_context_belongs_to_the_only_one() -> None:
+def test_a_thread_without_context_belongs_to_the_only_block() -> None:
     assert in_a_thread_without_context() is None
     with intercepting(A):
         assert in_a_thread_without_context() is A

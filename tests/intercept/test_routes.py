@@ -1,4 +1,4 @@
-"""Which requests are model calls, which of them belong to a cassette, and as what."""
+"""Requests that are model calls, those that belong to a cassette, and their kinds."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_other_apis_are_opaque_and_belong_on_known_hosts_only(
         ("HEAD", f"{LOCAL}/v1/models"),
     ],
 )
-def test_the_rest_is_no_model_call(method: str, url: str) -> None:
+def test_other_requests_are_no_model_calls(method: str, url: str) -> None:
     assert route(method, url) is None
 
 
@@ -176,9 +176,7 @@ def test_names_of_this_machine_are_one_name(url: str, host: str) -> None:
         ([], "http://localhost/v1/chat/completions", False),
     ],
 )
-def test_with_hosts_only_what_goes_to_them_belongs(
-    listed: list[str], url: str, belongs: bool
-) -> None:
+def test_only_requests_to_named_hosts_belong(listed: list[str], url: str, belongs: bool) -> None:
     found = route("POST", url, hosts=listed)
     assert (found is not None) is belongs
     if found is not None and "messages" not in url:

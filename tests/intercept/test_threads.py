@@ -1,4 +1,4 @@
-"""What blocks beside an event loop: any number at once, or one at a time as they arrive."""
+"""Blocking work beside an event loop: any number at once, or one at a time in order of arrival."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_work_is_done_in_another_thread_in_the_callers_context(
 
 
 def test_any_number_waits_at_once() -> None:
-    """One may wait for another: with a limit all could wait for one that has no thread."""
+    """One may wait for another: with a limit all could wait for one without a thread."""
     all_here = threading.Barrier(COUNT)
 
     async def main() -> None:
@@ -63,7 +63,7 @@ def test_in_turn_is_one_at_a_time_in_the_order_of_arrival() -> None:
     assert done == [*range(COUNT), *range(COUNT)]
 
 
-def test_what_waits_in_a_thread_does_not_keep_a_task_from_being_cancelled() -> None:
+def test_a_task_can_be_cancelled_while_its_thread_blocks() -> None:
     release = threading.Event()
 
     async def main() -> None:

@@ -139,7 +139,7 @@ def test_our_own_requests_go_out_though_a_replay_is_on(path: Path, server: Scrip
 
 
 @pytest.mark.parametrize("name", ["HTTPTransport", "AsyncHTTPTransport"])
-def test_what_a_transport_has_not_is_an_error_that_names_it(path: Path, name: str) -> None:
+def test_a_missing_attribute_of_a_transport_is_named(path: Path, name: str) -> None:
     plain = getattr(httpx, name)()
     with pytest.raises(AttributeError) as caught:
         _ = plain.nothing

@@ -1,4 +1,4 @@
-"""Parts of the plugin by themselves: where cassettes are, whose they are, how options are read."""
+"""Parts of the plugin by themselves: places and owners of cassettes, and options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tiny_model import TinyModel, ask
 
 
 class Config:
-    """As much of pytest's own as is read."""
+    """The members of pytest's config that are read."""
 
     def __init__(self, folder: Path, *args: str, modes: tuple[str, ...] = ()) -> None:
         self.invocation_params = SimpleNamespace(dir=folder)
@@ -75,7 +75,7 @@ def test_a_test_has_a_cassette_of_its_name(tmp_path: Path, name: str, file: str)
     assert path.name == file or (path.name.startswith(file) and len(path.name) == len(file) + 18)
 
 
-def test_names_that_differ_in_what_a_file_name_cannot_hold_are_two_files(tmp_path: Path) -> None:
+def test_names_that_differ_in_forbidden_characters_are_two_files(tmp_path: Path) -> None:
     names = ["test_x[a]", "test_x[A]", "test_x[a/]", "test_x_a", "Test_x[a]", "_test_x_a_"]
     assert len({default_path(item(tmp_path, name)).name.lower() for name in names}) == len(names)
 
@@ -138,7 +138,7 @@ def test_cassettes_of_tests_that_are_gone_are_orphans(tmp_path: Path) -> None:
     assert find_orphans(items[0].config, []) == []
 
 
-def test_of_a_file_of_which_single_tests_were_named_nothing_is_known(tmp_path: Path) -> None:
+def test_selecting_single_tests_reports_no_orphans_in_their_file(tmp_path: Path) -> None:
     for name in ("test_a", "test_b"):
         (tmp_path / f"{name}.py").touch()
         tape(tmp_path / "tapes" / name / "gone.jsonl")
@@ -151,7 +151,7 @@ def test_of_a_file_of_which_single_tests_were_named_nothing_is_known(tmp_path: P
     ]
 
 
-def test_orphans_are_removed_with_folders_that_are_empty_then(tmp_path: Path) -> None:
+def test_orphans_are_removed_with_emptied_folders(tmp_path: Path) -> None:
     one, two = tape(tmp_path / "a" / "one.jsonl"), tape(tmp_path / "a" / "two.jsonl")
     only = tape(tmp_path / "b" / "only.jsonl")
     remove([str(one), str(only), str(tmp_path / "c" / "missing.jsonl")])
@@ -198,7 +198,7 @@ def test_a_test_is_recorded_and_replayed(tmp_path: Path) -> None:
     assert run(item(tmp_path, "test_x"), "a", "b").sent == []
 
 
-def test_what_a_replay_lacks_or_leaves_fails_the_test(
+def test_missing_or_unplayed_calls_fail_the_test(
     tmp_path: Path, failing: type[BaseException]
 ) -> None:
     recorded = Config(tmp_path, modes=("record",))
@@ -360,7 +360,7 @@ def test_recordings_into_one_cassette_take_turns(
     assert len(locked) == 3, "nobody else has a cassette of its own, or reads while another writes"
 
 
-def test_a_turn_that_does_not_come_is_said(
+def test_waiting_too_long_for_a_turn_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: type[BaseException]
 ) -> None:
     def busy(_file: Any, _how: int) -> None:

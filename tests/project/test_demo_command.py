@@ -1,4 +1,4 @@
-"""``swarm-repro demo``: what it replays, and where; the real command is tested elsewhere."""
+"""``swarm-repro demo``: its files and its folder; the real command is tested elsewhere."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def call(*arguments: object) -> int:
     return int(stop.value.code or 0)
 
 
-def test_the_committed_demo_is_replayed_in_a_folder_that_goes(asked: list[object]) -> None:
+def test_the_committed_demo_is_replayed_in_a_temporary_folder(asked: list[object]) -> None:
     assert call() == 3
     pinned, options, told = asked
     assert pinned == "pinned"
@@ -66,7 +66,7 @@ def test_the_committed_demo_is_replayed_in_a_folder_that_goes(asked: list[object
     assert told == ("an outcome", {"as_json": False, "kept": False})
 
 
-def test_artifacts_are_kept_where_that_is_asked_for(asked: list[object], tmp_path: Path) -> None:
+def test_artifacts_are_kept_on_request(asked: list[object], tmp_path: Path) -> None:
     assert call("--out", tmp_path / "kept", "--json") == 3
     _, options, told = asked
     assert isinstance(options, RunOptions)

@@ -1,4 +1,4 @@
-"""``swarm-repro init``: what it prints, in this process."""
+"""``swarm-repro init``: its output, in this process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEXT = [
 ]  # fmt: skip
 
 
-def test_every_file_is_named_by_what_became_of_it(call: Call, tmp_path: Path) -> None:
+def test_every_file_is_listed_with_its_outcome(call: Call, tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("mine\n")
     code, out, err = call("--dir", tmp_path)
     assert code == 0
@@ -66,7 +66,7 @@ def test_the_folder_is_this_one_unless_another_is_named(
     assert Path("scenarios/example.yaml").is_file()
 
 
-def test_what_differs_is_replaced_with_force_alone(call: Call, tmp_path: Path) -> None:
+def test_differing_files_are_replaced_only_with_force(call: Call, tmp_path: Path) -> None:
     scenario = tmp_path / "scenarios" / "example.yaml"
     scenario.parent.mkdir()
     scenario.write_text("mine")

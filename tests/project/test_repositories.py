@@ -1,4 +1,4 @@
-"""What the project's commands ask of git and of a folder, and what they say where that fails."""
+"""How the project's commands use git and a folder, and their errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def commit(folder: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is in no repository."""
+    """A folder outside of any repository."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     inner = tmp_path / "project"
     inner.mkdir()
@@ -60,7 +60,7 @@ def no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 # --- git
 
 
-def test_every_way_in_which_a_file_can_differ_is_told(repository: Path) -> None:
+def test_every_kind_of_change_is_reported(repository: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt", "other.md"):
         (repository / name).write_text(name)
     base = commit(repository)
@@ -114,7 +114,7 @@ def test_a_branch_that_has_nothing_in_common_is_taken_itself(repository: Path) -
     assert Repository(repository).base_of("main") == main
 
 
-def test_a_commit_that_is_none_is_named(repository: Path) -> None:
+def test_an_unknown_commit_is_named(repository: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Repository(repository).base_of("no\x1bwhere")
     assert str(caught.value) == (
@@ -122,7 +122,7 @@ def test_a_commit_that_is_none_is_named(repository: Path) -> None:
     )
 
 
-def test_what_git_says_of_its_failure_is_told_on_one_line(folder: Path) -> None:
+def test_an_error_of_git_is_shown_on_one_line(folder: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Repository(folder)
     assert str(caught.value).startswith("git rev-parse failed: fatal: not a git repository")
@@ -130,7 +130,7 @@ def test_what_git_says_of_its_failure_is_told_on_one_line(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_git")
-def test_without_git_that_is_what_is_said(folder: Path) -> None:
+def test_a_missing_git_is_named(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"^git is not installed$"):
         Repository(folder)
     assert init_project(folder).notes == [
@@ -167,7 +167,7 @@ def test_each_changed_cassette_is_compared_with_what_it_was(repository: Path) ->
     assert four == Named("d.jsonl", None, "A new cassette, of 1 calls.")
 
 
-def test_a_cassette_that_was_damaged_before_is_told_too(repository: Path) -> None:
+def test_a_previously_damaged_cassette_is_reported_too(repository: Path) -> None:
     path = repository / "a.jsonl"
     path.write_bytes(b"{}\n")
     base = commit(repository)
@@ -237,7 +237,7 @@ def test_a_fresh_project_gets_all_files(repository: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_second_time_all_is_as_it_should_be(repository: Path) -> None:
+def test_a_second_time_nothing_changes(repository: Path) -> None:
     init_project(repository)
     assert init_project(repository) == Initialised(unchanged=[*WHOLE, *EXTENDED])
 
@@ -279,7 +279,7 @@ def test_files_that_differ_are_all_named_and_only_replaced_by_force(repository: 
     assert (repository / WHOLE[0]).read_text() != "mine"
 
 
-def test_of_two_files_only_the_one_that_differs_is_replaced(repository: Path) -> None:
+def test_only_the_differing_one_of_two_files_is_replaced(repository: Path) -> None:
     init_project(repository)
     (repository / WHOLE[0]).write_text("mine")
     done = init_project(repository, force=True)
@@ -302,13 +302,13 @@ def test_outside_of_a_repository_and_below_its_top_a_note_says_what_to_do(
     assert init_project(repository).notes == []
 
 
-def test_what_is_no_folder_is_named(folder: Path) -> None:
+def test_an_invalid_folder_is_named(folder: Path) -> None:
     with pytest.raises(UsageError) as caught:
         init_project(folder / "no\x1bne")
     assert str(caught.value) == rf"{folder}/no\x1bne is not a folder; make it first"
 
 
-def test_what_cannot_be_read_or_written_is_named(folder: Path) -> None:
+def test_unreadable_and_unwritable_files_are_named(folder: Path) -> None:
     (folder / WHOLE[0]).mkdir(parents=True)
     with pytest.raises(UsageError) as caught:
         init_project(folder)

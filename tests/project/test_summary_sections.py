@@ -1,4 +1,4 @@
-"""Each section of the summary as a whole, and what it says where a report lacks something."""
+"""Each section of the summary as a whole, also of incomplete reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cell(text: str) -> str:
     return f"<code>{text}</code>"
 
 
-def test_nothing_at_all_is_said() -> None:
+def test_an_empty_summary_says_so() -> None:
     assert page() == ["Nothing was run, and no cassette changed."]
 
 
@@ -49,7 +49,7 @@ def test_a_report_without_content_or_note_says_that_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"report": "other"}, {"report": 5}, {"mode": "replay"}])
-def test_a_report_of_another_kind_is_said_to_be_one(content: Report) -> None:
+def test_a_report_of_another_kind_is_marked_as_such(content: Report) -> None:
     assert page(Named("x", content)) == [
         "### <code>x</code>", "", "This report is of a kind that this version does not know.",
     ]  # fmt: skip
@@ -104,13 +104,13 @@ def test_artifacts_are_identical_different_or_not_compared() -> None:
     assert "| not compared |" in run_row(artifacts=None)
 
 
-def test_what_a_run_does_not_know_is_a_dash() -> None:
+def test_unknown_values_of_a_run_are_dashes() -> None:
     assert run_row(scenario=None, hits=None, duration_s="x") == (
         f"| - | 42 | {cell('replay')} | passed | - + 2 | identical |  |"
     )
 
 
-def test_messages_and_metrics_of_a_run_are_told_below() -> None:
+def test_messages_and_metrics_of_a_run_are_listed_below() -> None:
     artifacts = {"identical": False, "differing": [], "metrics": ["welfare 1 2", "harm 3 4"]}
     lines = page(Named("x", {**RUN, "messages": ["one\ntwo", "three"], "artifacts": artifacts}))
     assert lines[3:] == [
@@ -128,7 +128,7 @@ def test_messages_and_metrics_of_a_run_are_told_below() -> None:
     ]
 
 
-def test_messages_without_artifacts_are_told_all_the_same() -> None:
+def test_messages_without_artifacts_are_listed_too() -> None:
     lines = page(Named("x", {**RUN, "messages": ["one"], "artifacts": None}))
     assert lines[4:] == ["### <code>demo</code>: what went wrong", "", "<pre>one</pre>"]
 
@@ -209,7 +209,7 @@ def test_a_diff_without_origins_has_its_two_sides_and_counts() -> None:
     assert diff() == []
 
 
-def test_sides_that_are_none_are_dashes() -> None:
+def test_missing_sides_are_dashes() -> None:
     assert of({"report": "diff", "a": None})[2:6] == [
         "| before | - | - | - | - |", "| after | - | - | - | - |", "", "Calls: ",
     ]  # fmt: skip
@@ -222,7 +222,7 @@ def test_a_root_is_a_row() -> None:
     )
 
 
-def test_a_near_tie_is_said_to_be_one() -> None:
+def test_a_near_tie_is_marked_as_one() -> None:
     parting = {"unit": "character", "index": 0, "near_tie": True}
     assert "| the answer, at character 0, near tie |" in origin_row(root(parting=parting))
     parting["near_tie"] = False
@@ -247,7 +247,7 @@ def test_a_cause_is_a_row() -> None:
     )
 
 
-def test_twenty_origins_are_shown_and_all_others_counted() -> None:
+def test_twenty_origins_are_shown_and_the_rest_counted() -> None:
     lines = diff(origins=[root()] * 21, origins_left_out=4)
     assert sum(line.startswith("| root ") for line in lines) == 20
     assert lines[-2:] == ["", "5 more origins are in the report."]
@@ -350,7 +350,7 @@ def verify(**members: Any) -> list[str]:
     return lines[2:]
 
 
-def test_verify_lists_what_was_not_the_same() -> None:
+def test_verify_lists_differing_calls() -> None:
     asked: Report = {
         "scope": "ada", "i": 0, "at": [0, 1], "kind": "act", "group": "change", "differing": 2,
         "of": 3, "why": "noise", "completion": {"a": "yes", "b": "no"},
@@ -381,7 +381,7 @@ def test_verify_lists_what_was_not_the_same() -> None:
     ]
 
 
-def test_thirty_calls_that_were_not_the_same_are_shown() -> None:
+def test_thirty_differing_calls_are_shown() -> None:
     call = {"group": "change", "completion": {"b": "x"}}
     lines = verify(calls=[call] * 33)
     assert sum(line.startswith("| <code>None") for line in lines) == 30

@@ -1,4 +1,4 @@
-"""Every flag that llama-server's library form is given, and how many threads are taken."""
+"""Every flag of llama-server's library form, and the default number of threads."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_on_a_mac_its_performance_cores_are_taken(
     assert default_threads() == threads
 
 
-def test_a_machine_that_does_not_tell_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_number_of_cores_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, "darwin")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.setattr(profiles, "_mac_performance_cores", lambda: None)

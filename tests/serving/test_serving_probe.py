@@ -1,4 +1,4 @@
-"""What one look at an address finds, and what goes over the wire for it."""
+"""The result of one probe of an address, and its bytes on the wire."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_ready_server_is_told_with_its_model_and_slots(
         ),
     ],
 )
-def test_what_is_no_ready_server_is_told_with_the_reason(
+def test_a_server_that_is_not_ready_is_reported_with_the_reason(
     given: dict[str, tuple[int, bytes]], found: Probe, http_server: Serve
 ) -> None:
     url = http_server(pages(**given))
@@ -193,7 +193,7 @@ URL = "http://localhost:8080"
 
 
 class Looks:
-    """Looks that find one thing after another, each a second after the last."""
+    """Probes with prescribed results, each a second after the last."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *found: Health) -> None:
         self.found, self.now = list(found), 0.0
@@ -278,7 +278,7 @@ def test_a_server_that_is_loading_is_waited_for_though_it_is_silent_meanwhile(
         ),
     ],
 )
-def test_why_there_is_no_server_is_said(
+def test_a_missing_server_is_explained(
     found: list[Health], limit_s: float, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Looks(monkeypatch, *found)
@@ -350,7 +350,7 @@ def test_an_address_is_written_as_a_url(address: tuple[str, str, int, str], url:
         "http://[fe80::1%é]:9",
     ],
 )
-def test_what_is_no_address_is_refused_in_words(base_url: str) -> None:
+def test_an_invalid_address_is_refused_with_the_reason(base_url: str) -> None:
     with pytest.raises(UsageError) as raised:
         probe_llama_server(base_url)
     assert str(raised.value).endswith(
@@ -434,7 +434,7 @@ def test_the_next_address_of_a_name_is_tried_when_one_refuses(
         assert get(of(url, host="name"), "/", soon()) == (200, b"second")
 
 
-def test_of_several_failures_one_that_is_no_refusal_is_told(
+def test_a_failure_other_than_a_refusal_is_raised(
     refused: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A broadcast address cannot be connected to, and is no refusal.

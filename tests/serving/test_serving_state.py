@@ -1,4 +1,4 @@
-"""What is remembered of servers, and what is said of them."""
+"""Records of servers, and reports on them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
 
 def this_process(port: int = 8080, **more: Any) -> StartedServer:
-    """The record of a server that is this very process."""
+    """The record of a server, with this process in its place."""
     now = identify(os.getpid())
     assert now is not None
     known: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(StartedServer.__dataclass_fields__))
-def test_a_record_that_lacks_something_is_none(name: str) -> None:
+def test_an_incomplete_record_is_ignored(name: str) -> None:
     write_record(this_process())
     content = orjson.loads(record_path(8080).read_bytes())
     del content[name]
@@ -97,20 +97,20 @@ def test_a_record_that_lacks_something_is_none(name: str) -> None:
 @pytest.mark.parametrize(
     "changed", [{"pid": "many"}, {"argv": 1}, {"more": 1}, {"format": 2}, {"model_path": None}]
 )
-def test_a_record_of_another_shape_is_none(changed: dict[str, object]) -> None:
+def test_a_record_of_another_shape_is_ignored(changed: dict[str, object]) -> None:
     write_record(this_process())
     content = {**orjson.loads(record_path(8080).read_bytes()), **changed}
     record_path(8080).write_bytes(orjson.dumps(content))
     assert read_record(record_path(8080)) is None
 
 
-def test_where_there_is_no_record_there_is_none() -> None:
+def test_a_missing_record_is_none() -> None:
     assert read_record(record_path(8080)) is None
     assert find_started_server(8080) is None
     assert take_inventory() == Inventory(running=(), cleaned=())
 
 
-def test_a_record_that_cannot_be_written_is_said_and_leaves_nothing(
+def test_an_unwritable_record_is_named_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record_path(8080).mkdir()
@@ -146,7 +146,7 @@ def test_a_record_is_believed_while_its_process_is_the_one_that_was_started(
     assert (find_started_server(8080) == server) is found
 
 
-def test_servers_are_listed_by_their_port_and_what_has_ended_is_removed() -> None:
+def test_servers_are_listed_by_port_and_ended_ones_removed() -> None:
     servers = [this_process(port) for port in (10000, 9000, 80)]
     for server in servers:
         write_record(server)
@@ -175,7 +175,7 @@ def test_the_folder_is_the_users_unless_the_variable_names_one(
     assert state_folder() == tmp_path / "user" / "swarm_repro" / "servers"
 
 
-def test_a_folder_that_cannot_be_made_is_said_with_a_way_out(
+def test_a_folder_that_cannot_be_created_is_named_with_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("x")
@@ -244,7 +244,7 @@ def listener() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_a_port_that_is_none_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_an_invalid_port_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
@@ -288,7 +288,7 @@ def test_a_start_that_is_under_way_is_not_joined(tiny_gguf: Path, tmp_path: Path
         ),
     ],
 )
-def test_a_server_that_ended_is_said_with_the_last_four_lines_of_its_log(
+def test_an_ended_server_is_reported_with_the_last_four_lines_of_its_log(
     script: str, said: str, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     program = tmp_path / "llama-server"
@@ -302,7 +302,7 @@ def test_a_server_that_ended_is_said_with_the_last_four_lines_of_its_log(
     assert not record_path(port).exists()
 
 
-def test_a_program_that_cannot_be_run_is_said(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_run_is_named(tiny_gguf: Path, tmp_path: Path) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/nowhere/sh\n")
     program.chmod(0o755)
@@ -311,7 +311,7 @@ def test_a_program_that_cannot_be_run_is_said(tiny_gguf: Path, tmp_path: Path) -
     assert str(raised.value) == f"{program} cannot be started: {os.strerror(errno.ENOENT)}"
 
 
-def test_what_answers_in_the_servers_place_ends_the_start(
+def test_another_server_at_the_address_ends_the_start(
     http_server: Serve, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "llama-server"
@@ -329,7 +329,7 @@ def test_what_answers_in_the_servers_place_ends_the_start(
     )
 
 
-def test_a_port_that_this_process_may_not_have_says_so(
+def test_a_forbidden_port_is_named(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "llama-server"
@@ -349,7 +349,7 @@ def test_a_port_that_this_process_may_not_have_says_so(
     )
 
 
-def test_a_host_that_is_not_here_is_said(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_host_of_another_machine_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
@@ -359,7 +359,7 @@ def test_a_host_that_is_not_here_is_said(tiny_gguf: Path, tmp_path: Path) -> Non
         start(tiny_gguf, host="192.0.2.1", port=0, binary=program)
 
 
-def test_stopping_what_is_not_ours_says_who_is_there(http_server: Serve) -> None:
+def test_stopping_a_foreign_server_names_it(http_server: Serve) -> None:
     with listener() as sock:
         free = sock.getsockname()[1]
     other = int(http_server(lambda handler: handler.send_error(404)).rsplit(":", 1)[1])
@@ -413,7 +413,7 @@ def test_a_process_is_read_from_proc(
     assert identify(-7) is None
 
 
-def test_where_nothing_tells_processes_that_is_an_error(
+def test_without_a_way_to_list_processes_there_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_PROC", tmp_path)
@@ -460,7 +460,7 @@ def test_a_process_is_read_from_ps(
 
 
 class Deaths:
-    """A process that is seen so many times, and a clock that moves when somebody sleeps."""
+    """A process that is seen a number of times, and a clock that moves when somebody sleeps."""
 
     def __init__(self, seen: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen, self.now = seen, 0.0
@@ -509,7 +509,7 @@ def test_a_process_is_asked_to_end_and_then_killed(
     assert deaths.sent == [(7, number) for number in sent]
 
 
-def test_a_process_that_survives_everything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_survives_everything_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     deaths = Deaths(10**6, monkeypatch)
     with pytest.raises(SwarmReproError) as raised:
         end(deaths.identity)
@@ -586,7 +586,7 @@ def test_the_variable_is_named_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_where_each_program_was_found_is_said(
+def test_each_program_is_named_with_where_it_was_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program = tmp_path / "llama-server"
@@ -632,7 +632,7 @@ def test_the_library_is_run_as_a_program_and_known_by_its_extension(
         *(WheelSource, Address, ProcessIdentity, Profile),
     ],
 )
-def test_what_is_told_of_servers_and_models_is_made_by_name_and_cannot_change(kind: Any) -> None:
+def test_values_about_servers_and_models_are_made_by_name_and_frozen(kind: Any) -> None:
     with pytest.raises(TypeError, match="positional"):
         kind(1)
     with pytest.raises(FrozenInstanceError):

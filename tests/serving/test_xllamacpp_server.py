@@ -109,7 +109,7 @@ def test_its_flags_are_those_of_the_process_and_its_port_is_8080(
         (["-m", "MODEL", "-b", "7"], 2, "this xllamacpp has no setting n_batch; install xllamacpp"),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_a_code(
+def test_an_error_is_one_line_and_an_exit_code(
     flags: list[str],
     code: int,
     said: str,

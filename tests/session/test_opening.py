@@ -1,4 +1,4 @@
-"""Opening a session on a cassette, and what is said at its end, whatever surfaced before."""
+"""Opening a session on a cassette, and the errors at its end, whatever was raised before."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_request_rules_of_the_api_hold_for_the_calls_they_match(path: Path) -> N
         {"match": {"scope": "a", "who": "b"}, "set": {}},
     ],
 )
-def test_a_rule_that_is_none_is_refused(rule: Any) -> None:
+def test_an_invalid_rule_is_refused(rule: Any) -> None:
     with pytest.raises(UsageError) as caught:
         header_of(seed_policy="event", strict=False, requests=[rule])
     assert f"request rule {rule!r}: use {{'match': {{scope, kind}}" in str(caught.value)
@@ -173,7 +173,7 @@ def test_auto_keeps_what_is_there_and_record_does_not(path: Path) -> None:
         assert len(read_cassette(path).calls) == kept
 
 
-def test_an_interrupted_recording_is_thrown_away_when_that_is_asked_for(path: Path) -> None:
+def test_an_interrupted_recording_is_discarded_on_request(path: Path) -> None:
     with closing(opened(path)) as session:
         ask(session, TinyModel())
     assert part_path(path).exists()
@@ -184,7 +184,7 @@ def test_an_interrupted_recording_is_thrown_away_when_that_is_asked_for(path: Pa
     assert call.body["messages"] == [{"role": "user", "content": "other"}]
 
 
-def test_who_shares_a_cassette_records_anew_what_is_their_own(path: Path) -> None:
+def test_a_sharing_owner_rerecords_only_its_own_calls(path: Path) -> None:
     with pytest.raises(UsageError, match="give each process a scope_prefix"):
         opened(path, shared=True)
     for owner in ("one", "two", "one"):
@@ -230,7 +230,7 @@ def test_scopes_of_an_owner_are_below_its_name(path: Path) -> None:
         (False, None, False),
     ],
 )
-def test_the_cache_is_used_where_it_is_asked_for(
+def test_the_cache_is_used_on_request(
     wanted: bool, variable: str | None, has_one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SWITCH_VARIABLE, raising=False)
@@ -287,7 +287,7 @@ def test_isolated_calls_miss_alone(path: Path) -> None:
 # --- The end.
 
 
-def test_what_ended_the_session_is_raised_again_at_its_end(path: Path) -> None:
+def test_the_error_that_ended_the_session_is_raised_again_at_its_end(path: Path) -> None:
     session = Session(mode=Mode.LIVE, header=HEADER, trips=True)
     model = TinyModel(trouble=lambda _n: Completion(500, "text/plain", b"no"))
     with pytest.raises(SessionTripped) as first:
@@ -368,7 +368,7 @@ def test_a_difference_fails_a_verification_once_all_is_played(path: Path) -> Non
         assert second.startswith("call 1 of alice: ")
 
 
-def test_an_end_that_is_well_says_nothing(path: Path) -> None:
+def test_a_clean_end_raises_nothing(path: Path) -> None:
     record(path, "one")
     for mode in (Mode.REPLAY, Mode.VERIFY):
         with closing(opened(path, mode)) as session:
@@ -478,7 +478,7 @@ def test_the_waits_before_a_retry_can_be_set(
 
 
 @pytest.mark.parametrize("written", ["soon", "-1", "1 3601", "nan", "1,2", "inf"])
-def test_waits_that_are_none_are_refused(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_waits_are_refused(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARM_REPRO_RETRY_WAITS", written)
     with pytest.raises(UsageError, match=r"^SWARM_REPRO_RETRY_WAITS is '.*': give seconds from 0"):
         retry_waits_s()

@@ -165,7 +165,7 @@ def test_two_models_of_one_name_are_refused() -> None:
     assert one.unknown is None
 
 
-def test_why_a_model_is_not_known_is_told_until_it_is() -> None:
+def test_the_reason_a_model_is_unknown_is_given_until_it_is_known() -> None:
     one, model = bindings(strict=True), At("first")
     model.strict_error = StrictModeError("4 slots")
     with pytest.raises(StrictModeError):
@@ -253,7 +253,7 @@ def test_a_scope_is_within_a_prefix_of_whole_names(name: str, prefix: str, withi
     assert is_within(name, prefix) is within
 
 
-def test_what_modes_do() -> None:
+def test_modes_read_call_and_write_as_documented() -> None:
     assert {mode.value: (mode.calls_model, mode.writes) for mode in Mode} == {
         "replay": (False, False),
         "record": (True, True),
@@ -263,7 +263,7 @@ def test_what_modes_do() -> None:
     }
 
 
-def test_tokens_that_are_not_told_count_as_none() -> None:
+def test_unknown_token_counts_count_as_none() -> None:
     ledger = Ledger()
     ledger.count("a", {"prompt": 5, "completion": 3})
     ledger.count("a", {"prompt": None, "completion": 2})

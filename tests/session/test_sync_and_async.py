@@ -1,4 +1,4 @@
-"""One contract for the ways into a session: what holds for a thread holds for an event loop."""
+"""One contract for both ways into a session: a thread and an event loop behave alike."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_what_one_recording_asked_another_takes_from_the_cache(way: Way, tmp_path: Path) -> None:
+def test_a_second_recording_takes_answers_from_the_cache(way: Way, tmp_path: Path) -> None:
     model = TinyModel()
     with opened(tmp_path / "a.jsonl", cache=True) as session:
         known = way.ask(session, model, "one")
@@ -394,7 +394,7 @@ def test_fresh_answers_are_asked_for_and_kept(way: Way, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_what_is_replayed_is_not_looked_for_in_the_cache(way: Way, tmp_path: Path) -> None:
+def test_replayed_calls_are_not_looked_up_in_the_cache(way: Way, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with opened(path, cache=True) as session:
         way.ask(session, TinyModel(), "one")
@@ -528,7 +528,7 @@ def test_a_follower_of_a_leader_that_fails_asks_by_itself(
     assert (recorded.scope, recorded.shared) == ("bob", False)
 
 
-def test_after_a_leader_failed_one_of_those_who_waited_leads_the_others(
+def test_after_a_leader_failed_one_follower_leads_the_others(
     way: Way, path: Path, joins: Joins
 ) -> None:
     with opened(path) as session:
@@ -567,7 +567,7 @@ def test_nobody_waits_for_a_call_without_a_seed_or_with_another(
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_who_has_the_first_open_does_not_wait_for_itself(name: str, path: Path) -> None:
+def test_a_caller_does_not_wait_for_its_own_open_call(name: str, path: Path) -> None:
     flow = {"flow": "one task"} if name == "async" else {}
     way = WAYS[name]
     with opened(path) as session:
@@ -716,7 +716,7 @@ def test_the_callers_own_seed_goes_out_with_calls_that_have_none(way: Way, path:
     assert [sent.body.get("seed") for sent in model.sent] == [9, 0, 5, 9, None]
 
 
-def test_fields_and_seeds_are_set_on_what_draws_and_on_nothing_else(path: Path) -> None:
+def test_fields_and_seeds_are_set_only_on_calls_that_sample(path: Path) -> None:
     rules = (RequestRule({}, {"top_k": 1}),)
     header = Header(recorder="0.1.0", seed_policy="event", strict=True, requests=rules)
     sent: list[dict[str, object]] = []

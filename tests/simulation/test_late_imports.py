@@ -1,4 +1,4 @@
-"""What a simulated package re-exports and no run uses is imported when it is asked for."""
+"""Names that a simulated package re-exports and no run uses are imported on first use."""
 
 from __future__ import annotations
 
@@ -137,9 +137,7 @@ def test_a_deferred_module_is_tamed_even_when_it_is_asked_for_later(package: str
 
 
 @pytest.mark.parametrize("deferred", [[], [f"{NAME}.light"], ["plots"]])
-def test_what_is_not_deferred_is_imported_with_the_package(
-    package: str, deferred: list[str]
-) -> None:
+def test_other_modules_are_imported_with_the_package(package: str, deferred: list[str]) -> None:
     with tamed([NAME], Entropy(1), deferred=deferred):
         load(NAME)
         assert package in sys.modules

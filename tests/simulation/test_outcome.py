@@ -1,4 +1,4 @@
-"""What is said of a run that has ended: of its calls, of what it wrote, of its criteria."""
+"""The outcome of a finished run: its calls, its artifacts and its criteria."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_artifacts_are_compared_by_name_leniently_under_another_python(
     assert found.metrics == moved, "metrics explain a difference"
 
 
-def test_a_run_of_which_no_python_is_known_is_of_another() -> None:
+def test_a_run_of_unknown_python_counts_as_another_python() -> None:
     before = replace(run_of({"a": ("1", "r")}), versions={})
     assert artifacts.judge(before, run_of({"a": ("2", "r")})).rounded == ("a",)
     assert artifacts.judge(before, replace(run_of({"a": ("2", "r")}), versions={})).differing == (
@@ -260,7 +260,7 @@ def test_calls_that_were_not_played_are_counted_and_the_first_is_named(
     ]
 
 
-def test_of_another_runs_calls_none_is_missed(path: Path, recorded: RunRecord) -> None:
+def test_calls_of_other_runs_are_not_missed(path: Path, recorded: RunRecord) -> None:
     first = {call_id for call_id in recorded.calls if call_id[0] == "alice"}
     outcome = judged(path, "alice", recorded=replace(recorded, calls=first), fresh=recorded)
     assert (outcome.exit_code, outcome.messages) == (ExitCode.OK, [])
@@ -463,7 +463,7 @@ def store_of(*runs: RunRecord) -> Any:
     return SimpleNamespace(runs=lambda: list(runs))
 
 
-def test_of_several_runs_of_a_seed_the_one_of_the_same_length_is_meant(path: Path) -> None:
+def test_the_run_of_the_same_length_is_chosen_among_runs_of_a_seed(path: Path) -> None:
     plan = plan_of(path)
     exact = replace(make_run({}), epochs=1, steps=2)
     longer, shorter = replace(exact, steps=9), replace(exact, epochs=9)
@@ -475,7 +475,7 @@ def test_of_several_runs_of_a_seed_the_one_of_the_same_length_is_meant(path: Pat
     assert recorded_run(plan, store_of(shorter, longer)) is shorter
 
 
-def test_a_miss_says_first_what_is_otherwise_here(path: Path) -> None:
+def test_a_miss_first_names_how_the_environments_differ(path: Path) -> None:
     plan = plan_of(path)
     same = replace(make_run({}), versions={**versions(), "python": "2.7"})
     assert version_notes(plan, None) == ()

@@ -1,4 +1,4 @@
-"""What is read of a scenario, what is made of the options, and how each mistake is named."""
+"""Reading a scenario, planning a run from options, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def block(folder: Path, **members: object) -> LLMBlock:
 # --- What is read.
 
 
-def test_a_scenario_that_says_no_more_than_it_must(folder: Path) -> None:
+def test_a_minimal_scenario(folder: Path) -> None:
     path = write(folder, SMALLEST)
     assert load_scenario(path) == Scenario(
         path=path,
@@ -65,7 +65,7 @@ def test_a_scenario_that_says_no_more_than_it_must(folder: Path) -> None:
     )
 
 
-def test_a_scenario_that_says_all(folder: Path) -> None:
+def test_a_complete_scenario(folder: Path) -> None:
     found = load(
         folder,
         scenario_id="my town",
@@ -93,7 +93,7 @@ def test_a_scenario_that_says_all(folder: Path) -> None:
     )
 
 
-def test_sections_that_are_there_and_empty_say_nothing(folder: Path) -> None:
+def test_empty_sections_change_nothing(folder: Path) -> None:
     plain = load(folder)
     empty = load(folder, simulation=None, repro=None)
     assert (empty.seed, empty.epochs, empty.strict) == (plain.seed, plain.epochs, plain.strict)
@@ -140,7 +140,7 @@ def test_every_model_of_agents_and_councils_is_found_in_order(folder: Path) -> N
     ],
     ids=str,
 )
-def test_where_the_model_of_an_agent_is(
+def test_the_path_of_an_agents_model(
     members: dict[str, object], expected: tuple[object, ...], folder: Path
 ) -> None:
     found = block(folder, **members)
@@ -257,7 +257,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("members", "why"), WRONG, ids=str)
-def test_what_cannot_be_run_is_named_with_its_place(
+def test_an_unsupported_setting_is_named_with_its_place(
     members: Mapping[str, Any], why: str, folder: Path
 ) -> None:
     path = write(folder, {**SMALLEST, **members})
@@ -297,7 +297,7 @@ def test_a_section_of_the_wrong_kind_is_named(
         (b"a: {b: c, d\nx: }\n", "scenario {} is not YAML: "),
     ],
 )
-def test_a_file_that_is_no_scenario_is_said_to_be_none(data: bytes, why: str, folder: Path) -> None:
+def test_an_invalid_scenario_file_is_refused(data: bytes, why: str, folder: Path) -> None:
     path = folder / "town.yaml"
     path.write_bytes(data)
     with pytest.raises(ScenarioError) as caught:
@@ -306,7 +306,7 @@ def test_a_file_that_is_no_scenario_is_said_to_be_none(data: bytes, why: str, fo
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_said_to_be_missing_or_why(folder: Path) -> None:
+def test_an_unreadable_file_is_named_with_the_reason(folder: Path) -> None:
     with pytest.raises(ScenarioError) as caught:
         load_scenario(folder / "none.yaml")
     assert str(caught.value) == f"there is no scenario at {folder / 'none.yaml'}"
@@ -315,7 +315,7 @@ def test_a_file_that_cannot_be_read_is_said_to_be_missing_or_why(folder: Path) -
     assert str(caught.value) == f"scenario {folder} cannot be read: Is a directory"
 
 
-def test_fields_that_are_no_json_are_refused(folder: Path) -> None:
+def test_fields_that_are_not_json_are_refused(folder: Path) -> None:
     path = folder / "town.yaml"
     path.write_text("agents: [{type: honest}]\nrepro: {requests: [{set: {x: 2024-01-01}}]}\n")
     with pytest.raises(ScenarioError, match=re.escape("repro.requests[0].set: ")):
@@ -362,7 +362,7 @@ def test_a_recording_is_made_as_the_scenario_says(folder: Path) -> None:
     )
 
 
-def test_without_a_mode_what_is_there_is_replayed(folder: Path) -> None:
+def test_without_a_mode_an_existing_cassette_is_replayed(folder: Path) -> None:
     path = write(folder, SEEDED)
     with pytest.raises(CassetteAccessError) as caught:
         plan(folder, SEEDED, mode=None)
@@ -401,9 +401,7 @@ def test_without_a_mode_what_is_there_is_replayed(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_options_that_make_no_run_are_refused(
-    options: dict[str, Any], why: str, folder: Path
-) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], why: str, folder: Path) -> None:
     path = write(folder, SMALLEST)
     with pytest.raises(UsageError) as caught:
         plan(folder, **options)

@@ -1,4 +1,4 @@
-"""Each name that the stand-ins replace: what it gives at a seed, and what it leaves as it is."""
+"""Each name that the stand-ins replace: its results at a seed, and the cases left unchanged."""
 
 # Generators are compared here, nothing is kept secret with them; what naive code gets is naive.
 # ruff: noqa: S311, DTZ001
@@ -214,7 +214,7 @@ def test_a_time_based_id_may_be_given_its_parts(entropy: Entropy) -> None:
     assert entropy.tick() == 4 * TICK_NS
 
 
-def test_ids_that_follow_from_what_is_given_are_left_as_they_are(entropy: Entropy) -> None:
+def test_deterministic_ids_are_left_unchanged(entropy: Entropy) -> None:
     for make in ("uuid3", "uuid5", "NAMESPACE_DNS", "UUID"):
         assert getattr(module("uuid"), make) is getattr(uuid, make)
     assert entropy.uuid4() == Entropy(42).uuid4()
@@ -274,7 +274,7 @@ def test_a_generator_without_a_seed_has_one_of_the_run(entropy: Entropy) -> None
     assert again.random() == plain.random()
 
 
-def test_what_asks_the_system_asks_the_run(entropy: Entropy) -> None:
+def test_system_randomness_comes_from_the_run(entropy: Entropy) -> None:
     bits = stream("system")
     system = module("random").SystemRandom()
     assert system.random() == bits.getrandbits(53) * 2.0**-53
@@ -306,7 +306,7 @@ def test_urls_get_no_signs_that_have_a_meaning_in_them(entropy: Entropy) -> None
     assert not set(token) & {"+", "/", "="}
 
 
-def test_without_an_entropy_what_asks_the_system_asks_it() -> None:
+def test_without_an_entropy_system_randomness_is_real() -> None:
     draws: tuple[Callable[[], object], ...] = (
         module("random").SystemRandom().random,
         lambda: module("random").SystemRandom().getrandbits(64),
@@ -401,7 +401,7 @@ def test_classes_go_by_their_names() -> None:
     assert module("random").Random.__name__ == "Random"
 
 
-def test_what_passes_for_a_class_is_told_from_its_subclasses() -> None:
+def test_a_stand_in_class_is_distinguished_from_its_subclasses() -> None:
     class Stamp(module("datetime").datetime):  # type: ignore[misc]
         pass
 

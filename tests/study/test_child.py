@@ -30,7 +30,7 @@ from tests.support.studies import write_scenario, write_study
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
-    """A replay of what was never recorded."""
+    """A replay without a recording."""
     monkeypatch.chdir(tmp_path)
     write_scenario(tmp_path)
     settings = {"governance.transaction_tax_rate": [0.5]}

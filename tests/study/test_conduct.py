@@ -1,4 +1,4 @@
-"""Handing runs out, with an engine in this process that loses workers when it is told to."""
+"""Handing runs out, with an engine in this process that loses workers on demand."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_worker_gets_all_that_it_needs(engine: InProcess, study: Study, tmp_pa
         assert (task.workers, task.redact) == (engine.workers, "rules:hide")
 
 
-def test_what_is_finished_is_not_made_again(engine: InProcess, study: Study) -> None:
+def test_finished_runs_are_not_repeated(engine: InProcess, study: Study) -> None:
     folder = StudyFolder(study)
     folder.open()
     for number in (0, 3):
@@ -169,7 +169,7 @@ def test_a_shard_is_every_nth_run(
     assert not left.exists()
 
 
-def test_what_was_begun_before_is_cleared_before_anything_begins(
+def test_interrupted_runs_are_cleared_before_anything_begins(
     engine: InProcess, study: Study
 ) -> None:
     StudyFolder(study).open()
@@ -233,7 +233,7 @@ def test_without_a_mode_cassettes_are_replayed_if_there_are_any(
     assert {task.mode for task in engine.submitted} == {Mode.REPLAY}
 
 
-def test_workers_that_are_not_alike_make_nothing(engine: InProcess, study: Study) -> None:
+def test_workers_that_differ_make_nothing(engine: InProcess, study: Study) -> None:
     engine.canary = Canary("odd", {**versions(), "hash_seed": True, "python": "2.7"}, {})
     with pytest.raises(UsageError, match=r"worker odd has python 2\.7"):
         conduct(study, RECORD)
@@ -299,7 +299,7 @@ def test_an_error_that_a_run_raises_is_its_failure(
     assert sorted(done.finished) == names(0, 1, 3, 4, 5)
 
 
-def test_what_a_lost_worker_did_is_done_by_another(engine: InProcess, study: Study) -> None:
+def test_the_runs_of_a_lost_worker_are_done_by_another(engine: InProcess, study: Study) -> None:
     def fate(task: Task, time: int) -> Report | Exception | None:
         if time:
             return fine(task, time)

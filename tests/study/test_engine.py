@@ -36,7 +36,7 @@ from tests.support.studies import write_scenario, write_study
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
-    """A replay of what was never recorded."""
+    """A replay without a recording."""
     monkeypatch.chdir(tmp_path)
     write_scenario(tmp_path)
     study = load_study(write_study(tmp_path, seeds=[3]))
@@ -97,7 +97,7 @@ def test_the_engine_that_is_asked_for(
     assert noted == [expected, "closed"]
 
 
-def test_what_an_engine_does_is_given_up_where_the_block_raises(noted: list[object]) -> None:
+def test_an_engine_gives_up_its_work_when_the_block_raises(noted: list[object]) -> None:
     with pytest.raises(KeyboardInterrupt), open_engine("local", workers=1, scheduler=None):
         raise KeyboardInterrupt
     assert noted == [("Local", (1,)), "abandoned"]
@@ -127,7 +127,7 @@ def test_a_process_answers_makes_runs_and_is_replaced(task: Task) -> None:
         engine.submit(task)
 
 
-def test_what_a_process_does_is_given_up_at_once(task: Task, tmp_path: Path) -> None:
+def test_a_process_gives_up_its_work_at_once(task: Task, tmp_path: Path) -> None:
     found: list[BaseException] = []
 
     def asking(engine: LocalEngine, asked: Task) -> None:
@@ -304,7 +304,7 @@ def test_a_worker_that_goes_while_it_is_asked_is_seen(
     )
 
 
-def test_a_scheduler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_SCHEDULER_LIMIT", "0.5s")
     with pytest.raises(BackendUnreachableError) as raised:
         DaskEngine("tcp://127.0.0.1:9", 1)
@@ -313,7 +313,7 @@ def test_a_scheduler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert said.endswith("); start one with: dask scheduler")
 
 
-def test_without_dask_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
     def importing(name: str) -> Any:

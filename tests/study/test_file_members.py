@@ -1,4 +1,4 @@
-"""What a study is made of: every member of the file, its default, and every refusal in full."""
+"""A study's file: every member, its default, and every refusal in full."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_process_scenario(folder: Path) -> None:
     write_scenario(folder, agents=[{"type": "llm", "llm": block}, {"type": "honest"}])
 
 
-def test_what_a_file_leaves_out(tmp_path: Path) -> None:
+def test_omitted_members_have_defaults(tmp_path: Path) -> None:
     path = tmp_path / "tiny.study.yaml"
     path.write_text("scenarios: [scenario.yaml]\nseeds: [5]\nsettings:\nbackend:\n")
     study = load_study(path)
@@ -43,7 +43,7 @@ def test_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert run.source == Path("scenario.yaml")
 
 
-def test_what_a_file_says(tmp_path: Path) -> None:
+def test_given_members_are_read(tmp_path: Path) -> None:
     path = write_study(
         tmp_path, name="said", seeds=[0, 2**32 - 2], epochs=3, steps=4, repeats=1,
         cassettes="tapes", out="results", settings={TAX: [0.5]},
@@ -230,7 +230,7 @@ def test_two_scenarios_of_one_id_are_both_named(tmp_path: Path) -> None:
     )
 
 
-def test_an_unknown_member_is_told_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_member_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     path = write_study(tmp_path, zeal=1, sedes=[1])
     with pytest.raises(UsageError) as raised:
         load_study(path)

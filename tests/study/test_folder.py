@@ -1,4 +1,4 @@
-"""The folder of a study's results: whose it is, who may write there, and what counts as done."""
+"""The folder of a study's results: its owner, its writers, and the runs that count as done."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_another_studys_folder_is_refused_for_writing_and_for_reading(
     assert (folder.path / "study.json").read_text() == marker
 
 
-def test_results_that_are_not_there_yet_are_said_to_be_missing(study: Study) -> None:
+def test_missing_results_are_named(study: Study) -> None:
     with pytest.raises(UsageError) as raised:
         StudyFolder(study).require()
     assert str(raised.value) == (
@@ -188,7 +188,7 @@ def test_a_run_counts_in_the_mode_that_it_was_made_in(
     assert folder.times(study.runs[1]) == {}
 
 
-def test_a_run_that_would_be_another_by_now_is_not_there(folder: StudyFolder, study: Study) -> None:
+def test_a_run_of_a_changed_study_does_not_count(folder: StudyFolder, study: Study) -> None:
     run = study.runs[0]
     finish(folder, run)
     folder.keep_failure(run, exit_code=4, messages=["gone"])
@@ -237,7 +237,7 @@ def test_a_run_made_again_takes_the_place_of_the_earlier_one(
     assert names(folder.path / "runs") == [run.name]
 
 
-def test_a_run_that_ends_on_the_way_leaves_nothing(folder: StudyFolder, study: Study) -> None:
+def test_an_interrupted_run_leaves_nothing(folder: StudyFolder, study: Study) -> None:
     run = study.runs[0]
     folder.keep_failure(run, exit_code=1, messages=["before"])
     with pytest.raises(RuntimeError), folder.begun(run) as place:  # noqa: PT012 - what it sees
@@ -250,7 +250,7 @@ def test_a_run_that_ends_on_the_way_leaves_nothing(folder: StudyFolder, study: S
         pass  # no failure to forget this time
 
 
-def test_what_was_begun_is_cleared_and_what_is_finished_stays(
+def test_interrupted_runs_are_cleared_and_finished_ones_stay(
     folder: StudyFolder, study: Study
 ) -> None:
     run = study.runs[0]

@@ -1,4 +1,4 @@
-"""A study's model is found by its path or its digest, and goes by the name that recordings know."""
+"""A study's model is found by its path or digest, and has the name used in recordings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gguf(path: Path, rest: bytes = b"weights") -> str:
-    """A file that begins as GGUF does, and its SHA-256."""
+    """A file with the first bytes of GGUF, and its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"GGUF" + rest)
     return hashlib.sha256(b"GGUF" + rest).hexdigest()
@@ -32,7 +32,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     assert find_model("link.gguf") == tmp_path / "here" / "a.gguf"
 
 
-def test_a_path_of_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
     Path("a.txt").write_text("text")
     with pytest.raises(ModelFileError, match=r"a\.txt is not a GGUF file"):
         find_model("a.txt")

@@ -53,7 +53,7 @@ def summary(*metrics: Metric, costs: Sequence[Cost] | None = None) -> Summary:
 
 @dataclass
 class Read(HTMLParser):
-    """What a page says: headings and paragraphs, tables by their captions, and images."""
+    """The content of a page: headings and paragraphs, tables by their captions, and images."""
 
     texts: list[str] = field(default_factory=list)
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
@@ -246,7 +246,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
 
 
 def error_bars(axes: Axes) -> list[ErrorbarContainer]:
-    """What is drawn by setting: each a mark, the ends of its interval, and the bar between."""
+    """The drawing by setting: for each a mark, the ends of its interval, and the bar between."""
     found = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
     assert len(found) == len(axes.containers)
     return found

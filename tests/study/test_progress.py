@@ -1,4 +1,4 @@
-"""The bar of a study: how many runs there are, have ended and have failed, on a terminal only."""
+"""The bar of a study: the numbers of runs, of finished and of failed ones; on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from swarm_repro.study.worker import Report
 
 
 class Terminal(io.StringIO):
-    """A terminal that remembers all that was ever shown on it."""
+    """A terminal that remembers everything shown on it."""
 
     def isatty(self) -> bool:
         return True
 
     @property
     def shown(self) -> str:
-        """What was shown, without the codes that place and colour it."""
+        """The text shown, without the codes that place and colour it."""
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue())
 
 

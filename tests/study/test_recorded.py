@@ -1,4 +1,4 @@
-"""Where a study's runs are recorded, and how long that says they take; recorded in this process."""
+"""The recordings of a study's runs, and the estimate from them; recorded in this process."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_runs_that_say_something_in_two_ways_stay_apart(
         assert set(packed) <= set(names())
 
 
-def test_a_cassette_that_is_not_what_was_written_removes_nothing(
+def test_a_cassette_that_differs_from_what_was_written_removes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = made(tmp_path, seeds=[1, 2])
@@ -171,7 +171,7 @@ def test_a_cassette_that_is_not_what_was_written_removes_nothing(
 # --- How long it takes.
 
 
-def test_nothing_is_known_of_a_study_that_was_never_recorded(tmp_path: Path) -> None:
+def test_an_unrecorded_study_has_no_estimate(tmp_path: Path) -> None:
     assert estimate(made(tmp_path), probe=False) is None
 
 
@@ -270,7 +270,7 @@ def test_a_criterion_that_fails_is_no_failed_step(tmp_path: Path) -> None:
     assert found.tried
 
 
-def test_whoever_is_told_to_end_meanwhile_ends_the_server_too(
+def test_a_process_told_to_end_meanwhile_ends_its_server_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[None] = []

@@ -1,4 +1,4 @@
-"""Settings by dotted path: where they land, which are refused, and what is said of them."""
+"""Settings by dotted path: their places, and the refusals."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ BAD: list[tuple[str, object, str]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "said"), BAD, ids=str)
-def test_what_a_scenario_does_not_have_is_refused(path: str, value: object, said: str) -> None:
+def test_settings_unknown_to_the_scenario_are_refused(path: str, value: object, said: str) -> None:
     with pytest.raises(UsageError) as raised:
         require_setting(SCENARIO, path, [value], where="s.yaml")
     assert said in str(raised.value)
@@ -123,7 +123,7 @@ def test_every_value_is_looked_at() -> None:
         require_setting(SCENARIO, "simulation.n_epochs", [1, 2, "high"], where="s.yaml")
 
 
-def test_nothing_near_is_claimed_where_nothing_is() -> None:
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
     with pytest.raises(UsageError) as raised:
         require_setting(SCENARIO, "zzz.qqq", [1], where="s.yaml")
     assert str(raised.value) == "zzz.qqq does not exist in s.yaml, and SWARM has no default for it"

@@ -1,4 +1,4 @@
-"""``swarm-repro study``: what each command says and ends with, in this process."""
+"""``swarm-repro study``: the output and exit code of each command, in this process."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_collect_brings_folders_together_and_writes_tables(call: Call, study: St
     assert "c has another result of" in err
 
 
-def test_what_a_command_needs_is_said_when_it_is_not_installed(
+def test_a_missing_package_is_named(
     call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -234,7 +234,7 @@ def test_merge_says_what_it_joined_and_what_stays_apart(call: Call, study: Study
 
 @pytest.fixture
 def conducted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the study was to be conducted with; nothing is run."""
+    """The options that the study would be conducted with; nothing is run."""
     asked: list[dict[str, Any]] = []
 
     def conduct(study: Study, orders: Orders, **more: Any) -> Conducted:
@@ -275,7 +275,7 @@ def test_options_of_a_run_are_its_orders(
     assert [one["orders"].mode for one in modes] == [Mode.RECORD, Mode.REPLAY, Mode.VERIFY]
 
 
-def test_a_run_tells_what_became_of_it(
+def test_a_run_reports_its_outcome(
     call: Call, study: Study, conducted: list[dict[str, Any]]
 ) -> None:
     code, out, err = call("run", study.path)
@@ -355,7 +355,7 @@ def test_a_dry_run_makes_nothing(call: Call, study: Study, conducted: list[dict[
         ),
     ],
 )
-def test_how_long_it_takes_is_said_in_minutes_or_hours(
+def test_durations_are_shown_in_minutes_or_hours(
     found: Estimate | None, said: str, call: Call, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from swarm_repro.study import estimate as estimating
@@ -374,7 +374,7 @@ def test_how_long_it_takes_is_said_in_minutes_or_hours(
 
 
 @pytest.mark.parametrize("shard", ["", "1", "0/2", "3/2", "a/2", "1/b", "-1/2", "1/2/3", "1/"])
-def test_a_shard_that_is_none_is_refused(
+def test_an_invalid_shard_is_refused(
     shard: str, call: Call, study: Study, conducted: list[dict[str, Any]]
 ) -> None:
     code, _, err = call("run", study.path, "--shard", shard)

@@ -24,7 +24,7 @@ def result(*epochs: dict[str, Any], **members: object) -> dict[str, Any]:
 
 
 def study_of(**values: list[object]) -> Study:
-    """One run for each value of the settings, which are all of one length."""
+    """One run for each value of the settings, whose lists have one length."""
     count = len(next(iter(values.values())))
     runs = tuple(
         Run(place, f"run{place}", "g", "s", Path("s"), "",

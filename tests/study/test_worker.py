@@ -1,4 +1,4 @@
-"""What a worker makes of a run, in this process: recorded, replayed, gone on with, or failed."""
+"""A run in a worker, in this process: recorded, replayed, resumed or failed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def result_of(study: Study, number: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_a_run_is_recorded_and_what_came_of_it_is_kept(
+def test_a_run_is_recorded_and_its_results_are_kept(
     make: Callable[..., Study], stub: StubServer
 ) -> None:
     study = make(settings={"governance.transaction_tax_rate": [0.5]})
@@ -257,7 +257,7 @@ def test_the_users_redaction_reaches_the_recording(make: Callable[..., Study]) -
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A worker that has nothing of its own yet, and has nothing at the end."""
+    """A worker without a server or model of its own, before and after."""
     monkeypatch.setattr(worker, "_own", worker._Own())
     yield
     end_own(limit_s=0.0)
@@ -304,7 +304,7 @@ def test_a_model_in_process_shares_the_cores_out_and_has_the_scenarios_name(
 
 
 @pytest.mark.usefixtures("own")
-def test_a_model_that_is_not_there_is_said(make: Callable[..., Study]) -> None:
+def test_a_missing_model_is_named(make: Callable[..., Study]) -> None:
     for kind in ("llama-cpp-python", "llama-server"):
         study = backed(make(), kind=kind, model="none.gguf")
         with pytest.raises(ModelFileError, match=r"there is no model at none\.gguf"):
@@ -375,7 +375,7 @@ def test_a_worker_starts_one_server_notes_it_and_ends_it(
     assert take_inventory().running == ()
 
 
-def test_what_workers_must_have_alike() -> None:
+def test_workers_compare_versions_and_the_hash_seed() -> None:
     import importlib.metadata
     import platform
 

@@ -1,4 +1,4 @@
-"""Running a program in this process: found, with its own names, and judged by what it did."""
+"""Running a program in this process: finding it, its own names, and its exit code."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_script_is_found_as_python_finds_it(folder: Path) -> None:
         ("nul.py", b"x = 1\0", "nul.py is not a Python program: "),
     ],
 )
-def test_a_script_that_is_none_is_refused(
+def test_an_invalid_script_is_refused(
     folder: Path, name: str, content: bytes | None, why: str
 ) -> None:
     if content is not None:
@@ -111,7 +111,7 @@ def test_a_module_is_found_in_the_current_folder(folder: Path) -> None:
     assert program.names["__loader__"] is spec.loader
 
 
-def test_of_a_package_its_main_module_is_found(folder: Path) -> None:
+def test_the_main_module_of_a_package_is_found(folder: Path) -> None:
     write(folder / "own_package" / "__init__.py", "")
     path = write(folder / "own_package" / "__main__.py", "x = 1\n")
     write(folder / "own_package" / "part.py", "x = 2\n")
@@ -263,7 +263,7 @@ def asking(
     return write(folder / "script.py", code)
 
 
-def test_what_a_program_recorded_is_replayed(folder: Path) -> None:
+def test_a_recorded_program_is_replayed(folder: Path) -> None:
     script = asking(folder, "one", "two")
     assert run(script, mode="record").ledger.called == 2
     assert run(script, mode=None).ledger.hits == 2
@@ -274,14 +274,16 @@ def test_what_a_program_recorded_is_replayed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("then", ["", "raise SystemExit(3)", "1 / 0", "raise KeyboardInterrupt"])
-def test_a_miss_is_told_whatever_the_program_makes_of_it(folder: Path, then: str) -> None:
+def test_a_miss_is_reported_whatever_the_program_makes_of_it(folder: Path, then: str) -> None:
     run(asking(folder, "one"), mode="record")
     with pytest.raises(ReplayMiss, match="call 0 of alice is not in"):
         run(asking(folder, "unheard of", swallows=True, then=then), mode=None)
 
 
 @pytest.mark.parametrize("then", ["", "raise SystemExit(3)", "1 / 0"])
-def test_a_bad_request_is_told_whatever_the_program_makes_of_it(folder: Path, then: str) -> None:
+def test_a_bad_request_is_reported_whatever_the_program_makes_of_it(
+    folder: Path, then: str
+) -> None:
     script = asking(folder, "one", swallows=True, then=then, odd="nan")
     script.write_text(script.read_text().replace("'nan'", "float('nan')"))
     with pytest.raises(RequestError):
@@ -349,7 +351,7 @@ def test_a_package_that_was_imported_before_cannot_be_tamed(folder: Path) -> Non
 # --- The block that a program runs in.
 
 
-def test_an_object_that_has_not_begun_cannot_end_and_one_that_has_cannot_begin(
+def test_a_block_cannot_end_before_it_begins_or_begin_twice(
     folder: Path,
 ) -> None:
     use = use_cassette(folder / "c.jsonl", mode="live")
