@@ -461,7 +461,7 @@ def test_a_client_that_was_closed_can_be_used_again() -> None:
 # --- The rendered prompt.
 
 
-def test_the_rendered_prompt_of_a_chat_is_told_by_its_digest() -> None:
+def test_the_rendered_prompt_of_a_chat_is_noted_by_its_digest() -> None:
     with talking({"/apply-template": {"prompt": "<user>Hi"}}) as (client, server):
         assert client.render(request(seed=3))() == text_sha256("<user>Hi")
         assert client.render(request())() == text_sha256("<user>Hi")

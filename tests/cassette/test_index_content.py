@@ -229,7 +229,9 @@ def test_answers_are_checked_when_they_are_read(tmp_path: Path) -> None:
         index.call(index.entries[0])
 
 
-def test_an_interrupted_recording_and_a_folder_of_that_name_are_told_apart(tmp_path: Path) -> None:
+def test_an_interrupted_recording_and_a_folder_of_that_name_are_distinguished(
+    tmp_path: Path,
+) -> None:
     part = tmp_path / "c.jsonl.part"
     part.write_bytes(b"")
     with pytest.raises(CassetteAccessError) as caught, open_to_reread(part):

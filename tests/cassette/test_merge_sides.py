@@ -84,7 +84,7 @@ def test_two_sides_are_joined_at_the_first_ones_path(tmp_path: Path) -> None:
     assert merged.witnesses == {}
 
 
-def test_of_sides_that_agree_the_first_one_is_taken(tmp_path: Path) -> None:
+def test_the_first_of_equal_sides_is_taken(tmp_path: Path) -> None:
     """Different ids and dates are no disagreement."""
     sides = []
     for number in (3, 9):
@@ -214,7 +214,7 @@ def test_the_place_where_two_answers_part_is_named(tmp_path: Path) -> None:
             ]
 
 
-def test_two_answers_of_one_text_are_told_apart(tmp_path: Path) -> None:
+def test_two_answers_with_the_same_text_are_distinguished(tmp_path: Path) -> None:
     sides = [
         record(
             tmp_path / f"{reason}.jsonl",

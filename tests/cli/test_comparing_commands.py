@@ -53,7 +53,7 @@ def test_two_recordings_that_differ_end_with_1(a: Path, b: Path, capsys: Capsys)
     assert "A and B are the same file" not in done.out
 
 
-def test_the_same_file_twice_is_identical_and_said_to_be_one(a: Path, capsys: Capsys) -> None:
+def test_the_same_file_twice_is_identical_and_named_as_one_file(a: Path, capsys: Capsys) -> None:
     done = invoke(capsys, "diff", a, a)
     assert done.code == 0
     assert done.out.splitlines()[:2] == [

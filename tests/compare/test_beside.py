@@ -69,7 +69,7 @@ def test_events_of_two_streams_are_compared_one_by_one() -> None:
     assert beside_text(one, longer) == Difference("event[1]", "{'more': 1}", "(absent)")
 
 
-def test_where_only_the_form_differs_no_member_does() -> None:
+def test_a_difference_in_form_alone_is_no_differing_member() -> None:
     one = Completion(200, "application/json", b'{"content": "x"}')
     other = Completion(200, "application/json", b'{ "content" : "x" }')
     assert beside_text(one, other) is None

@@ -116,7 +116,7 @@ def test_any_string_of_a_json_answer_is_looked_for() -> None:
     assert origins_found(said, ("x", "we meet at the well")) == [(3,)]
 
 
-def test_of_several_edits_each_is_looked_at() -> None:
+def test_each_of_several_edits_is_looked_at() -> None:
     carriers = Carriers()
     carriers.add(SPEAKER, *SAID, origins=(1,), own=False)
     carriers.add(SPEAKER, "hello to all of you", "good bye my friends", origins=(2, 4), own=True)
@@ -134,7 +134,7 @@ def test_a_carrier_is_found_once_in_a_text_that_repeats_both_of_its_strings() ->
     assert origins_found(said, ("one of these words, another of the words", "x")) == [(3,)]
 
 
-def test_of_many_carriers_the_first_and_the_latest_are_looked_for() -> None:
+def test_the_first_and_the_latest_of_many_carriers_are_looked_for() -> None:
     carriers = Carriers()
     words = [f"<this was said as number {number}>" for number in range(200)]
     for number, word in enumerate(words):

@@ -590,7 +590,7 @@ def test_two_scenarios_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_each_step_that_was_compared_is_told(tmp_path: Path) -> None:
+def test_each_compared_step_is_reported(tmp_path: Path) -> None:
     calls = [Call("1"), Call("1", who="ben"), Call("2", at=(0, 1)), Call("3", at=(1, 0))]
     a = record(tmp_path / "a.jsonl", calls)
     told: list[tuple[int, int]] = []

@@ -293,7 +293,7 @@ def test_a_cassette_without_runs_is_surveyed_by_all_its_calls(project: Project) 
     assert (found.same, found.unplayed, found.versions) == (1, 3, ())
 
 
-def test_versions_that_differ_from_the_recordings_are_told(project: Project) -> None:
+def test_versions_that_differ_from_the_recordings_are_reported(project: Project) -> None:
     record(project.cassette, CALLS)
     whole = read_cassette(project.cassette)
     runs = [made_with(run, "swarm-safety", "0.0.1") for run in whole.runs]

@@ -212,7 +212,7 @@ def test_invalid_members_of_a_token_are_left_out(item: object, expected: Token) 
     assert read_tokens(answer(document)) == (expected,)
 
 
-def test_of_several_forms_the_one_with_logprobs_is_read() -> None:
+def test_the_form_with_logprobs_is_read() -> None:
     ids = {"tokens": [1, 2, "x"]}
     probable = {"completion_probabilities": [{"token": "a", "id": 3}]}
     listed = {"choices": [{"logprobs": {"content": [{"token": "b"}]}}]}

@@ -47,7 +47,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
     return asked
 
 
-def test_a_log_goes_where_inspect_looks_or_where_it_is_told_to(
+def test_a_log_goes_into_inspects_folder_or_a_given_one(
     call: Call, written: list[tuple[Path, Path]]
 ) -> None:
     assert call("tapes/a.seed1.jsonl") == (

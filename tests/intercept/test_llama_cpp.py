@@ -379,7 +379,9 @@ def test_a_release_without_a_known_constructor_is_refused(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_a_constructor_makes_is_refused_in_a_replay_and_made_elsewhere(path: Path) -> None:
+def test_attributes_set_by_the_constructor_are_refused_in_a_replay_and_work_elsewhere(
+    path: Path,
+) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     with use_cassette(path):
         one = real().Llama(MODEL)

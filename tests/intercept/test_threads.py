@@ -78,7 +78,7 @@ def test_a_task_can_be_cancelled_while_its_thread_blocks() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_task_is_told_from_others(backend: str) -> None:
+def test_a_task_is_distinguished_from_others(backend: str) -> None:
     import anyio
 
     async def main() -> list[object]:

@@ -195,7 +195,7 @@ def test_a_branch_that_is_new_compares_nothing_and_asks_no_git(folder: Path) -> 
     assert changed_cassettes(folder, since="0" * 40, pathspec="*") == []
 
 
-def test_the_summary_compares_what_is_in_the_folder_of_cassettes_unless_told_otherwise(
+def test_the_summary_compares_the_folder_of_cassettes_or_a_given_pattern(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [repository / "cassettes" / "a.jsonl", repository / "others" / "b.jsonl"]

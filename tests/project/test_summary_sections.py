@@ -230,7 +230,7 @@ def test_a_near_tie_is_marked_as_one() -> None:
     assert "| the answer, at character 0 |" in origin_row(root(parting={"near_tie": None}))
 
 
-def test_a_root_beside_its_text_is_told_by_its_evidence() -> None:
+def test_a_root_beside_its_text_is_shown_by_its_evidence() -> None:
     for evidence, told in ((["other", "x"], "other"), ([], "beside its text")):
         row = origin_row(root(parting=None, evidence=evidence, call=8))
         assert row == (

@@ -84,7 +84,7 @@ LOADING = http(503, b'{"error":{"message":"Loading model"}}')
         (b'{"default_generation_settings":{},"role":"model"}', None, None),
     ],
 )
-def test_a_ready_server_is_told_with_its_model_and_slots(
+def test_a_ready_server_is_reported_with_its_model_and_slots(
     props: bytes, model_path: str | None, slots: int | None, http_server: Serve
 ) -> None:
     assert probe_llama_server(http_server(pages(health=OK, props=(200, props)))) == Probe(
@@ -177,7 +177,7 @@ def test_an_address_at_which_nothing_answers_says_how() -> None:
     )
 
 
-def test_an_error_of_the_system_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_system_is_reported_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_route(*_given: object) -> None:
         raise OSError(113, "No route to host")
 

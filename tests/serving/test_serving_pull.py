@@ -164,7 +164,7 @@ def test_a_wheel_that_is_another_one_leaves_nothing(
         (wheel_of(), "", 2, "pip said nothing"),
     ],
 )  # fmt: skip
-def test_a_pip_that_fails_is_told_by_its_last_error(
+def test_a_failing_pip_is_reported_with_its_last_error(
     wheel: bytes | None,
     says: str,
     code: int,
@@ -544,7 +544,7 @@ def test_a_url_with_a_password_is_refused_without_showing_it(url: str) -> None:
     assert str(raised.value) == "a URL with a user name or password in it is not downloaded"
 
 
-def test_another_file_of_the_name_is_told_by_both_digests(tmp_path: Path) -> None:
+def test_another_file_of_the_name_is_reported_with_both_digests(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(BODY)
     with pytest.raises(ModelFileError) as raised:

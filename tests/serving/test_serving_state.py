@@ -231,7 +231,7 @@ def test_a_server_on_all_addresses_is_reached_on_the_loopback(
         (("--mmproj", "-"), ("--mmproj",)),
     ],
 )  # fmt: skip
-def test_flags_that_change_the_model_are_told_with_their_values(
+def test_flags_that_change_the_model_are_reported_with_their_values(
     flags: tuple[str, ...], declared: tuple[str, ...]
 ) -> None:
     assert this_process(flags=flags).declared_overrides == declared

@@ -143,9 +143,7 @@ def test_without_a_mode_a_cassette_that_is_there_is_replayed(path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", [Mode.REPLAY, Mode.VERIFY])
-def test_what_is_played_has_the_cassettes_own_header_and_the_users_seed(
-    path: Path, mode: Mode
-) -> None:
+def test_playing_modes_use_the_cassettes_header_and_the_users_seed(path: Path, mode: Mode) -> None:
     record(path, "one", header=header_of(seed_policy="content", strict=False))
     with closing(opened(path, mode, seed=9)) as session:
         assert session.header.seed_policy == "content"

@@ -63,7 +63,7 @@ def test_a_failed_call_gives_back_its_repeat_and_its_ordinal_if_it_was_the_last(
     assert dict(one.in_flight()) == {"a": 4}
 
 
-def test_of_several_repeats_that_were_given_back_the_lowest_is_taken() -> None:
+def test_the_lowest_of_several_returned_repeats_is_taken() -> None:
     one = places()
     for _ in range(4):
         one.take("a", "x")
@@ -229,7 +229,7 @@ def test_a_scope_holds_for_its_block_and_what_it_starts() -> None:
     assert current_caller() == Caller("main", None, None)
 
 
-def test_our_own_traffic_is_told_for_its_block() -> None:
+def test_own_traffic_is_marked_for_its_block() -> None:
     assert not is_own_traffic()
     with own_traffic():
         assert is_own_traffic()

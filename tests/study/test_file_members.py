@@ -58,7 +58,7 @@ def test_given_members_are_read(tmp_path: Path) -> None:
     assert study.runs[0].settings == {TAX: 0.5}
 
 
-def test_seeds_count_from_where_they_are_told_to(tmp_path: Path) -> None:
+def test_seeds_count_from_the_given_start(tmp_path: Path) -> None:
     def seeds(value: object) -> list[int]:
         return [run.seed for run in load_study(write_study(tmp_path, seeds=value)).runs]
 

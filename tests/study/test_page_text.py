@@ -212,13 +212,13 @@ def test_texts_of_others_are_escaped_and_shown() -> None:
         ({"a.b": "x", "d": [1, 2.5]}, 'b = "x", d = [1,2.5]'),
     ],
 )
-def test_settings_are_told_by_the_last_part_of_their_path(
+def test_settings_are_named_by_the_last_part_of_their_path(
     settings: dict[str, object], said: str
 ) -> None:
     assert said_settings(settings) == said
 
 
-def test_a_page_is_written_or_it_is_said_why_not(tmp_path: Path) -> None:
+def test_a_page_is_written_or_the_error_says_why_not(tmp_path: Path) -> None:
     said = summary()  # nothing is drawn
     write_page(said, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_bytes() == render(said)

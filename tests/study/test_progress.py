@@ -35,7 +35,7 @@ def a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return made
 
 
-def test_runs_that_ended_are_counted_with_those_of_before_and_failures_are_told(
+def test_finished_runs_are_counted_with_earlier_ones_and_failures_are_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = a_terminal(monkeypatch)
@@ -49,7 +49,7 @@ def test_runs_that_ended_are_counted_with_those_of_before_and_failures_are_told(
     assert terminal.getvalue().endswith("\x1b[2K"), "nothing of it stays"
 
 
-def test_without_failures_none_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_failures_none_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = a_terminal(monkeypatch)
     with StudyProgress("tax") as progress:
         progress.on_report(Report("before anything has begun", 0))
@@ -59,7 +59,7 @@ def test_without_failures_none_are_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert "failed" not in terminal.shown
 
 
-def test_where_nobody_looks_nothing_is_shown(
+def test_without_a_terminal_nothing_is_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with StudyProgress("tax") as progress:

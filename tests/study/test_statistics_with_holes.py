@@ -168,7 +168,7 @@ def test_means_are_those_of_pandas() -> None:
     assert summary.confidence == 0.8
 
 
-def test_all_metrics_are_said_in_the_order_of_the_table() -> None:
+def test_all_metrics_are_listed_in_the_order_of_the_table() -> None:
     study = study_of(("s", {}, 1, 0))
     summary = said(study, {"run0": of(1.0)})
     assert [metric.name for metric in summary.metrics] == [

@@ -117,7 +117,7 @@ def test_the_first_ten_failures_are_listed_and_the_rest_is_counted(
 # --- report and collect
 
 
-def test_report_writes_a_page_beside_the_results_or_where_it_is_told_to(
+def test_report_writes_a_page_beside_the_results_or_to_a_given_path(
     call: Call, study: Study
 ) -> None:
     for number, run in enumerate(study.runs):

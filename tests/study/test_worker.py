@@ -270,7 +270,7 @@ def backed(study: Study, **members: Any) -> Study:
 
 
 @pytest.mark.usefixtures("own")
-def test_calls_go_where_the_scenario_says_unless_the_study_says_otherwise(
+def test_calls_go_to_the_scenarios_server_when_the_study_names_none(
     make: Callable[..., Study],
 ) -> None:
     study = make()
