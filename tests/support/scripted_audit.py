@@ -33,7 +33,7 @@ Reply = Callable[["Asked"], str | BackendError]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: the number of its server (from 1), its number overall (from 1), and its prompt."""
+    """One request: its server (from 1), its number overall (from 1), and its prompt."""
 
     server: int
     number: int
