@@ -40,11 +40,11 @@ def read_body(data: bytes, url: object) -> dict[str, Any]:
 def _require_64_bits(data: bytes, url: object) -> None:
     """Refuse integers that orjson would turn into floats: another request would go out."""
 
-    def check(digits: str) -> int:
-        value = int(digits)
-        if not -(2**63) <= value < 2**64:
+    def check(digits: str) -> None:
+        # Those of more characters are beyond, and Python reads none of thousands of digits.
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
             raise RequestError(f"the request to {url} has the integer {digits}: beyond 64 bits")
-        return value
 
-    with contextlib.suppress(json.JSONDecodeError):  # the next reader says what is wrong
-        json.loads(data, parse_int=check)
+    # What is no JSON in UTF-8, or nested too deeply, the next reader refuses and says why.
+    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        json.loads(data.decode(), parse_int=check)
