@@ -6,9 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import (
+    element_to_be_clickable,
+    presence_of_element_located,
+)
 from selenium.webdriver.support.ui import WebDriverWait
 
 _LIMIT_S = 10
@@ -55,14 +60,16 @@ class Page:
         return self.browser.execute_script(script, *arguments)
 
     def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
+        """An element, as soon as it is there: the page's script may still be at work."""
+        found: WebElement = self._until(presence_of_element_located((By.CSS_SELECTOR, selector)))
+        return found
 
     def all(self, selector: str) -> list[WebElement]:
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
         """All text inside, laid out or not."""
-        value: str = self.run("return document.querySelector(arguments[0]).textContent", selector)
+        value: str = self.run("return arguments[0].textContent", self.find(selector))
         return value
 
     def texts(self, selector: str) -> list[str]:
@@ -73,15 +80,16 @@ class Page:
         return values
 
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        self._until(element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
 
     def press_button(self, label: str, *, within: str = "body") -> None:
-        """Click the first button with this label."""
-        for button in self.all(f"{within} button"):
-            if button.text.startswith(label):
-                button.click()
-                return
-        raise AssertionError(f"no button {label!r} in {within}")
+        """Click the first button with this label, as soon as it is there."""
+
+        def labelled(_: object) -> WebElement | None:
+            buttons = self.all(f"{within} button")
+            return next((one for one in buttons if one.text.startswith(label)), None)
+
+        self._until(labelled, f"no button {label!r} in {within}").click()
 
     def press(self, *keys: str) -> None:
         """Press keys, wherever the focus is."""
@@ -89,7 +97,18 @@ class Page:
             ActionChains(self.browser).send_keys(key).perform()
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.browser, _LIMIT_S, poll_frequency=0.02).until(lambda _: condition())
+        """Wait until something holds."""
+        self._until(lambda _: condition())
+
+    def _until(self, found: Callable[[webdriver.Chrome], object], otherwise: str = "") -> Any:
+        waiting = WebDriverWait(
+            self.browser,
+            _LIMIT_S,
+            poll_frequency=0.02,
+            # An element that the script replaces between two looks is looked for again.
+            ignored_exceptions=(StaleElementReferenceException,),
+        )
+        return waiting.until(found, otherwise)
 
     @property
     def heading(self) -> str:
