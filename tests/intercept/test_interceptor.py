@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -273,6 +274,15 @@ def test_the_body_of_an_answer_is_read_and_closed_once(ask: Ask, path: Path) -> 
     with intercepting(path) as (_, interceptor):
         ask(interceptor, Transport([answer]))
     assert (answer.stream.read, answer.stream.closed) == (1, 1)
+
+
+def test_how_long_an_answer_took_is_recorded(ask: Ask, path: Path) -> None:
+    before = time.monotonic()
+    with intercepting(path) as (session, interceptor):
+        ask(interceptor, Transport([whole()]))
+        conclude(session)
+    (call,) = read_cassette(path).calls.values()
+    assert 0 <= call.duration_s <= time.monotonic() - before
 
 
 def test_verify_gives_the_recorded_answer(ask: Ask, path: Path) -> None:
