@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarm_repro.cassette.index import CassetteIndex
+from swarm_repro.cassette.lines import decode_line, encode_line
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import CassetteAccessError, CassetteDamagedError
 from swarm_repro.mode import Mode
@@ -110,3 +111,22 @@ def test_calls_know_the_seeds_of_the_runs_that_used_them(tmp_path: Path) -> None
             for entry in index.entries
         }
     assert prompts == {"of every run": {7, 8}, "of run 7": {7}, "of run 8": {8}}
+
+
+def test_a_call_that_became_another_record_since_the_file_was_opened_is_damage(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "c.jsonl"
+    small_cassette(path)
+    with CassetteIndex(path) as index:
+        entry = next(iter(index.entries))
+        whole = path.read_bytes()
+        line = whole[entry.offset : entry.offset + entry.length]
+        record = decode_line(line if line.endswith(b"\n") else line + b"\n")
+        # As long as it was, with a checksum that holds, and no call any more.
+        record["scopx"] = record.pop("scope")
+        other = encode_line(record)[: len(line)]
+        assert len(other) == len(line)
+        path.write_bytes(whole.replace(line, other, 1))
+        with pytest.raises(CassetteDamagedError, match="changed while it was being read"):
+            index.call(entry)
