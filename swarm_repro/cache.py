@@ -85,7 +85,7 @@ class AnswerCache:
             environment: SHA-256 of the environment it would be answered in.
         """
         key = _key(sent_key, environment)
-        with self._suppressed():
+        with self._suppressed(), self._leaving_no_connection():
             stored = self._opened().get(key)
             if stored is None:
                 return None
@@ -109,7 +109,7 @@ class AnswerCache:
             prompt_sha256: Digest of the rendered prompt.
         """
         key = _key(sent_key, environment)
-        with self._suppressed():
+        with self._suppressed(), self._leaving_no_connection():
             self._opened().set(key, _encoded(key, completion, prompt_sha256))
 
     def trim(self) -> int:
@@ -205,6 +205,16 @@ class AnswerCache:
             yield
         except _failures() as error:
             self._note(f"{_shown(error)}; see swarm-repro cache check, or cache clear")
+
+    @contextlib.contextmanager
+    def _leaving_no_connection(self) -> Iterator[None]:
+        """Close a worker thread's connection: no other thread may, once that thread has ended."""
+        try:
+            yield
+        finally:
+            cache = self._cache
+            if cache is not None and threading.current_thread() is not threading.main_thread():
+                cache.close()
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
