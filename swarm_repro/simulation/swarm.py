@@ -22,6 +22,7 @@ from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.plan import Plan, Served
+from swarm_repro.simulation.reexports import reexporting_late
 from swarm_repro.simulation.scenario import Scenario
 from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
@@ -30,6 +31,9 @@ _PACKAGE = "swarm"
 #: SWARM's exports import `swarm.analysis`, which re-exports plotting functions that no run
 #: calls. Importing matplotlib, which these two do, takes as long as the simulation.
 DEFERRED = ("swarm.analysis.enhanced_dashboard", "swarm.analysis.trust_network")
+
+#: A simulation uses the types of chat completions, of the 700 that openai defines.
+_TYPES = "openai.types"
 
 
 def require_backends(
@@ -72,6 +76,7 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
         if not plan.mode.calls_model:
             stack.enter_context(refuse_network(session))
         stack.enter_context(intercept_http(session))
+        stack.enter_context(reexporting_late(_TYPES))
         stack.enter_context(
             tamed([_PACKAGE], Entropy(plan.seed), modules=modules, deferred=DEFERRED)
         )
@@ -104,8 +109,9 @@ def import_for_runs() -> None:
     Raises:
         ImportError: SWARM, or what it needs, is not installed.
     """
-    for name in ("openai", "pandas"):
-        importlib.import_module(name)
+    importlib.import_module("pandas")
+    with reexporting_late(_TYPES):
+        importlib.import_module("openai")
     with tamed([_PACKAGE], Entropy(0), deferred=DEFERRED):
         for name in ("__main__", "scenarios.loader", "agents.llm_agent", "analysis.export"):
             importlib.import_module(f"{_PACKAGE}.{name}")
