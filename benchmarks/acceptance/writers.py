@@ -18,8 +18,8 @@ from swarm_repro.session import Session
 from tests.support.tiny_model import HEADER, TinyModel, ask, chat, replaying
 
 PROCESSES = 8
-#: A look reads all of the recording, and takes a core from those who write it.
-_BETWEEN_LOOKS_S = 0.05
+#: A look reads all of the recording, and takes a core from those who write it: a tenth of the time.
+_LOOKING = 0.1
 
 
 def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
@@ -29,6 +29,8 @@ def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
         Lost: A call is missing, is there twice, or is another one.
     """
     each = count // PROCESSES // rounds
+    with tempfile.TemporaryDirectory() as folder:
+        _record(Path(folder) / "c.jsonl", "nobody", 1)  # so that all import, once, what this does
     seen: Counter[str] = Counter()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -40,8 +42,10 @@ def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
                     children.remove(done)
                     if status:
                         raise Lost("a recording ended in an error")
+                started = time.monotonic()
                 seen["looks at running recordings"] += _look(part_path(path))
-                time.sleep(_BETWEEN_LOOKS_S)
+                took_s = time.monotonic() - started
+                time.sleep(max(0.01, took_s * (1 / _LOOKING - 1)))
             seen["calls"] += _require_all(path, each)
     return {"processes": PROCESSES, "rounds": rounds, **seen}
 
@@ -60,15 +64,19 @@ def _recording(path: Path, who: str, each: int) -> int:
         return child
     status = 1
     try:
-        store = open_for_recording(path, HEADER, keep=True, shared=True)
-        session = Session(mode=Mode.AUTO, header=HEADER, store=store, run_seed=7)
-        model = TinyModel()
-        for number in range(each):
-            ask(session, model, f"question {number}", who=who)
-        store.finish(used=session.ledger.used, run=None, keep=True)
+        _record(path, who, each)
         status = 0
     finally:
         os._exit(status)
+
+
+def _record(path: Path, who: str, each: int) -> None:
+    store = open_for_recording(path, HEADER, keep=True, shared=True)
+    session = Session(mode=Mode.AUTO, header=HEADER, store=store, run_seed=7)
+    model = TinyModel()
+    for number in range(each):
+        ask(session, model, f"question {number}", who=who)
+    store.finish(used=session.ledger.used, run=None, keep=True)
 
 
 def _require_all(path: Path, each: int) -> int:

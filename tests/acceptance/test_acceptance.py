@@ -51,9 +51,9 @@ def test_a_study_that_is_stopped_and_gone_on_with_gives_the_same_table() -> None
 
 
 def test_every_flipped_bit_is_detected() -> None:
-    counted = tried("flips", share=0.005)
-    assert counted["detected"] == counted["damaged files"] >= 3500
-    assert counted["checked"] > 50
+    counted = tried("flips", share=0.0025)
+    assert counted["detected"] == counted["damaged files"] >= 1750
+    assert counted["checked"] > 25
 
 
 def test_no_edit_gives_a_wrong_answer() -> None:
@@ -64,7 +64,7 @@ def test_no_edit_gives_a_wrong_answer() -> None:
 
 
 def test_whatever_a_file_holds_reading_ends_in_a_result_or_an_error_of_the_cassette() -> None:
-    counted = tried("fuzz", share=0.005)
-    assert counted["read"] + counted["read: refused"] == 5_000
-    assert counted["read"] > 50
+    counted = tried("fuzz", share=0.002)
+    assert counted["read"] + counted["read: refused"] == 2_000
+    assert counted["read"] > 20
     assert counted["most resident MiB"] < 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,8 +78,10 @@ class Suite:
         pytester.makepyfile(asking=ASKING)
 
     def ask_by_http(self) -> None:
-        """Let its tests ask without the openai client."""
+        """Let its tests ask without the openai client, nor what async tests need."""
         self.pytester.makepyfile(asking=ASKING_BY_HTTP)
+        ini = INI.replace("addopts =", "addopts = -p no:anyio -p no:asyncio")
+        self.pytester.makefile(".ini", pytest=re.sub("asyncio_.*\n", "", ini))
 
     def write(self, source: str, name: str = "test_it") -> None:
         self.pytester.makepyfile(**{name: "from asking import *\n" + source})

@@ -32,7 +32,9 @@ def open_page(browser: webdriver.Chrome, tmp_path: Path) -> Iterator[Callable[..
         )
         opened.append(path.as_uri())
         browser.get(opened[-1])
-        return Page(browser)
+        page = Page(browser)
+        page.find("#page > header")  # which its script makes, with all the rest
+        return page
 
     yield open_
     assert log_of(browser, "browser") == []

@@ -16,6 +16,7 @@ import atexit
 import gc
 import importlib
 import json
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -220,6 +222,7 @@ def become(order: Mapping[str, Any]) -> None:
     # As a command that runs simulations has it, once it has started itself again.
     os.environ.update({**order["environment"], "PYTHONHASHSEED": "0"})
     time.tzset()
+    _fork_fork_servers()
     tempfile.tempdir = None  # which follows from TMPDIR
     start, *rest = order["words"]
     sys.orig_argv = [sys.executable, start, *rest]
@@ -238,6 +241,38 @@ def become(order: Mapping[str, Any]) -> None:
         own.__package__ = None
         sys.argv, sys.path[0] = [start, *rest], str(Path(start).parent)
     command.main()
+
+
+def _fork_fork_servers() -> None:
+    """Have the fork server of a study forked from its study, which has imported what it imports."""
+    start = multiprocessing.util.spawnv_passfds
+
+    def start_or_fork(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        code = str(args[-1])
+        if not code.startswith("from multiprocessing.forkserver import main"):
+            return start(path, args, passfds)
+        pid = os.fork()
+        if pid == 0:
+            _keep_open(passfds)
+            try:
+                exec(code, {"__name__": "__main__"})  # noqa: S102
+            except SystemExit:
+                os._exit(0)
+            except BaseException:  # noqa: BLE001  # as an interpreter does
+                traceback.print_exc()
+            os._exit(1)
+        return pid
+
+    multiprocessing.util.spawnv_passfds = start_or_fork
+
+
+def _keep_open(numbers: Sequence[int]) -> None:
+    """Close all descriptors but the standard streams and some others."""
+    last = 2
+    for number in sorted(numbers):
+        os.closerange(last + 1, number)
+        last = number
+    os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def end_as_python_does(code: int) -> None:
