@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from swarm_repro.cassette import store as store_module
 from swarm_repro.cassette.header import Header, RequestRule
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
@@ -38,6 +39,19 @@ from tests.support.tiny_model import (
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "c.jsonl"
+
+
+@pytest.mark.parametrize(("name", "least_mib"), [("c.jsonl", 64), ("c.jsonl.zst", 4)])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_recordings_from_64_mib_on_are_not_read_into_memory(
+    name: str, least_mib: int, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "open_mapped", lambda _: "call by call")
+    monkeypatch.setattr(store_module, "read_cassette", lambda _: "at once")
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(least_mib * 2**20 - (not is_large))  # takes no room on the disk
+    opened: object = store_module.open_recorded(tmp_path / name)
+    assert opened == ("call by call" if is_large else "at once")
 
 
 def record(

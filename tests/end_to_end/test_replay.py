@@ -244,7 +244,8 @@ def test_run_async_replays_too_and_a_miss_in_an_accept_call_does_not_accept(
     assert '"interaction_completed"' not in events
 
 
-def test_a_replay_that_connects_a_socket_is_refused(project: Path) -> None:
+@pytest.mark.parametrize("survey", [(), ("--survey",)])
+def test_a_replay_that_connects_a_socket_is_refused(survey: tuple[str, ...], project: Path) -> None:
     code = (
         "import sys\n"
         "import swarm_repro.simulation.swarm as run\n"
@@ -258,9 +259,34 @@ def test_a_replay_that_connects_a_socket_is_refused(project: Path) -> None:
         "from swarm_repro.cli import main\n"
         "main(sys.argv[1:])\n"
     )
-    refused = run_script(code, "run", "scenarios/demo.yaml", "--seed", "42", cwd=project)
+    arguments = ("run", "scenarios/demo.yaml", "--seed", "42", *survey)
+    refused = run_script(code, *arguments, cwd=project)
     assert refused.returncode == 3, refused.stderr
     assert "must not touch the network" in refused.stderr
+
+
+@pytest.mark.parametrize("survey", [(), ("--survey",)])
+def test_damage_that_is_met_on_the_way_ends_the_run_whatever_the_simulation_makes_of_it(
+    survey: tuple[str, ...], project: Path
+) -> None:
+    path = project / "cassettes" / "demo.seed42.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = [at for at, line in enumerate(lines) if line.startswith(b'{"record":"call"')][20]
+    lines[place] = lines[place].replace(b'"kind":"a', b'"kind":"A', 1)
+    path.write_bytes(b"".join(lines))
+    done = run_script(
+        "import sys, swarm_repro.cassette.store as store\n"
+        "store.MAPPED_FROM_BYTES = 0  # as for a recording that is too large to be read at once\n"
+        "from swarm_repro.cli import main\nmain(sys.argv[1:])",
+        *("run", "scenarios/demo.yaml", "--seed", "42", *survey),
+        cwd=project,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "swarm-repro check" in done.stderr
+
+
+#: Of the file that the demo was recorded with, which is too large for these tests.
+DIGEST = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def test_a_model_file_that_is_there_can_be_compared(project: Path) -> None:
@@ -270,6 +296,14 @@ def test_a_model_file_that_is_there_can_be_compared(project: Path) -> None:
     differs = swarm_repro(*arguments, other, cwd=project)
     assert differs.returncode == 1
     assert "was recorded with gguf b179c9523d0e" in differs.stderr
+    recorded = f"sys.modules['swarm_repro.simulation.run'].hash_file = lambda path: {DIGEST!r}"
+    same = run_script(
+        f"import sys, swarm_repro.simulation.run\n{recorded}\n"
+        "from swarm_repro.cli import main\nmain(sys.argv[1:])",
+        *map(str, (*arguments, other)),
+        cwd=project,
+    )
+    assert same.returncode == 0, same.stderr
     missing = swarm_repro(*arguments, "no.gguf", cwd=project)
     assert missing.returncode == 2
     assert "there is no model at no.gguf" in missing.stderr

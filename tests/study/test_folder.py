@@ -11,6 +11,7 @@ import pytest
 
 from swarm_repro.errors import NotComparableError, UsageError
 from swarm_repro.mode import Mode
+from swarm_repro.study import folder as folder_module
 from swarm_repro.study.collect import collect_into
 from swarm_repro.study.file import Run, Study, load_study
 from swarm_repro.study.folder import RESULT, TIMES, StudyFolder, write_whole
@@ -235,6 +236,24 @@ def test_a_run_made_again_takes_the_place_of_the_earlier_one(
     assert found is not None
     assert (found["mode"], found["calls"]) == ("replay", 2)
     assert names(folder.path / "runs") == [run.name]
+
+
+@pytest.mark.parametrize("was_made_before", [False, True])
+def test_the_name_of_a_finished_run_is_on_the_disk_once_it_is_kept(
+    was_made_before: bool, folder: StudyFolder, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = study.runs[0]
+    if was_made_before:
+        finish(folder, run)
+    synced: list[list[str]] = []
+
+    def note(path: Path) -> None:
+        if path == folder.path / "runs":
+            synced.append(names(path))
+
+    monkeypatch.setattr(folder_module, "sync_folder", note)
+    finish(folder, run)
+    assert synced[-1:] == [[run.name]], "synced once all was in its place"
 
 
 def test_an_interrupted_run_leaves_nothing(folder: StudyFolder, study: Study) -> None:
