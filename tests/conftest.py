@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import re
 import sys
@@ -42,6 +43,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
     for item in slow:
         item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S), append=False)
+
+
+def pytest_sessionstart() -> None:
+    """Collect tests without collecting garbage, of which there is none: a fourth of the time."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: do not look through it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

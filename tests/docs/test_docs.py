@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -23,6 +24,7 @@ import yaml
 
 from swarm_repro.simulation.scenario import load_scenario
 from tests.support.doc_pages import PAGES, ROOT, RUN, Block, blocks, commands, matches, tokens
+from tests.support.shell_commands import shell_commands
 from tests.support.warm import run_python
 
 _COPIED = ("scenarios", "cassettes", "docs", "scripts", "tests/data")
@@ -44,7 +46,7 @@ def _pages_with(*directives: str | None) -> list[Path]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of what a reader has in a clone, with the installed command on PATH."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -55,12 +57,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SWARM_REPRO_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "80")
     # A reader's folder need not configure pytest-asyncio, which warns of that.
     allowed = 'ignore:The configuration option "asyncio_default_fixture_loop_scope" is unset'
     monkeypatch.setenv("PYTHONWARNINGS", f"error,{allowed}")
-    return folder
+    with shell_commands() as path:
+        monkeypatch.setenv("PATH", path)
+        yield folder
 
 
 #: What is printed besides, where Python or a package is not the one of the recording.

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tests.support.command import ROOT
+from tests.support.shell_commands import shell_commands
 
 _EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
 
@@ -63,26 +64,27 @@ class Runner:
         script.write_text(str(step["run"]), encoding="utf-8")
         given = step.get("env") or {}
         assert isinstance(given, Mapping)
-        self.results[name] = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
-            cwd=self.workspace,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "RUNNER_TEMP": str(self.temp),
-                "GITHUB_WORKSPACE": str(self.workspace),
-                "GITHUB_ACTION_PATH": str(ROOT),
-                "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
-                "GITHUB_OUTPUT": str(self.temp / "output"),
-                "GITHUB_ENV": str(self.temp / "env"),
-                **self.env,
-                **{key: self.evaluate(value) for key, value in given.items()},
-            },
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        with shell_commands() as path:
+            self.results[name] = subprocess.run(
+                ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
+                cwd=self.workspace,
+                env={
+                    **os.environ,
+                    "PATH": path,
+                    "RUNNER_TEMP": str(self.temp),
+                    "GITHUB_WORKSPACE": str(self.workspace),
+                    "GITHUB_ACTION_PATH": str(ROOT),
+                    "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
+                    "GITHUB_OUTPUT": str(self.temp / "output"),
+                    "GITHUB_ENV": str(self.temp / "env"),
+                    **self.env,
+                    **{key: self.evaluate(value) for key, value in given.items()},
+                },
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
         if "id" in step:
             for line in (self.temp / "output").read_text().splitlines():
                 key, _, value = line.partition("=")
