@@ -214,6 +214,17 @@ def test_the_tests_of_a_mutant_run_its_lines_or_use_what_it_defines(tmp_path: Pa
     assert tests_of(3) == ["first", "second"]  # the constant is used in the function
 
 
+def test_what_only_an_unmeasured_function_uses_is_touched_by_who_uses_the_function(
+    tmp_path: Path,
+) -> None:
+    # As the hook of an audit: its lines are run, and no measurement says so.
+    hook = "def hook(event):\n    return NAMES[event]\n"
+    module = f"NAMES = {{3: 1}}\n{hook}def install():\n    return hook\n"
+    touched = known(package(tmp_path, module), {"installs": [5], "other": [1]})
+    [mutant] = [one for one in mutants_of(module.encode(), FILE) if one.operator == "empty dict"]
+    assert touched.tests_of(mutant) == ["installs"]
+
+
 def test_within_a_budget_the_quick_tests_that_run_little_else_come_first(tmp_path: Path) -> None:
     touched = known(package(tmp_path), {"0 s": [8], "1 s": [8, *range(20, 90)], "2 s": [8, 10]})
     assert touched.pick(["0 s", "1 s", "2 s"], 2.5) == ["0 s", "2 s"]

@@ -160,7 +160,10 @@ class Touched:
                 module = self._module(other)
                 mask, names = module.mentions(name)
                 found = found or bool(mask)
-                yield from self._touching(other, mask)
+                touching = list(self._touching(other, mask))
+                yield from touching
+                if not touching:  # perhaps run all the same: whoever uses these functions
+                    names += module.functions_in(mask)
                 waiting += [(other, own) for own in names if len(seen) < 12]
         if not found:
             yield from self._touching(file, self._module(file).in_functions)
@@ -241,6 +244,15 @@ class _Module:
             if is_function and node.lineno <= line <= end:
                 return _mask(range(node.lineno + 1, end + 1))
         return 0
+
+    def functions_in(self, lines: int) -> list[str]:
+        """Names of the functions at the top of the module that have some lines."""
+        return [
+            node.name
+            for node in self._tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and lines & _mask(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        ]
 
     def mentions(self, name: str) -> tuple[int, list[str]]:
         """Lines of the functions that mention a name, and what else at the top mentions it."""
