@@ -279,6 +279,17 @@ def test_a_file_that_is_not_whole_is_refused(
         read_all(path)
 
 
+def test_a_file_that_ends_with_a_call_is_refused_for_its_missing_end(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if line.startswith(b'{"record":"call"'))
+    path.write_bytes(b"".join(lines[: last + 1]))
+    with pytest.raises(CassetteDamagedError) as at_once:
+        read_cassette(path)
+    with pytest.raises(CassetteDamagedError) as mapped:
+        read_all(path)
+    assert str(mapped.value) == str(at_once.value)
+
+
 def test_a_call_that_is_there_twice_is_refused(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     call = next(line for line in lines if line.startswith(b'{"record":"call"'))
