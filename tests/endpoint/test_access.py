@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import openai
 import pytest
 
 from swarm_repro.endpoint.server import Endpoint
 from swarm_repro.errors import CassetteAccessError, UsageError
+from tests.support.client_library import httpx
 from tests.support.endpoint import CHAT, ask_body, serving
 from tests.support.stub_server import StubServer, running_stub
-
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 
 
 @pytest.fixture

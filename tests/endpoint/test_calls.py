@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import openai
@@ -20,13 +18,11 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.endpoint.answer import StreamedAnswer
 from swarm_repro.endpoint.server import Endpoint
 from swarm_repro.errors import BackendError, ReplayMiss
+from tests.support.client_library import httpx
 from tests.support.endpoint import CHAT, ask_body, serving
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
 from tests.support.stub_server import running_stub
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 EVENTS = [chat_event("one "), chat_event("two"), DONE]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -12,10 +11,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import openai
 import pytest
 
 from swarm_repro.backends.hosted import Hosted
@@ -41,10 +39,8 @@ from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
 from swarm_repro.opening import conclude, header_of, open_session
 from swarm_repro.session import Session
+from tests.support.client_library import httpx
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 URL = "https://api.example.com/v1/chat/completions"
 ANSWER = b'{"choices":[{"index":0,"message":{"content":"fine"}}]}'
 EVENTS = [b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n' % word for word in (b"a", b"b")]

@@ -11,17 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import openai
 import pytest
 
 from swarm_repro import use_cassette
 from swarm_repro.caller import own_traffic
 from swarm_repro.intercept.transports import patch_libraries
+from tests.support.client_library import httpx
 from tests.support.scripted_server import Asked, ScriptedServer, scripted_server
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 URL = "https://api.openai.com/v1/messages"
 ANSWER = {"content": [{"type": "text", "text": "fine"}]}
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import openai
@@ -17,12 +15,10 @@ from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.serving.llama_server import running_server
 from swarm_repro.serving.state import StartedServer
 from tests.conftest import threads
+from tests.support.client_library import httpx
 
 pytestmark = pytest.mark.slow
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 NOWHERE = "http://127.0.0.1:9/v1"
 #: llama-server closes a connection it has streamed over, and tells the client that it keeps it: the
 #: next request may go out on it just then.

@@ -7,15 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai  # loaded once, not by every suite
 import pytest
 
+from tests.support.client_library import CORE, NAME
 from tests.support.stub_server import StubServer, running_stub
 
 # A suite that runs in this process takes the modules with it that it was the first to import. The
 # client's library imports its core with its first request, and would know the errors of a copy.
-_library = openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-importlib.import_module(_library.replace("httpx", "httpcore"))
+importlib.import_module(CORE)
 
 INI = """\
 [pytest]
@@ -49,7 +48,7 @@ async def ask_async(text):
 #: The same by the HTTP library alone, for suites whose every worker would import the client.
 ASKING_BY_HTTP = f"""\
 import os, pytest
-import {_library} as library
+import {NAME} as library
 from swarm_repro import scope
 
 def ask(text):

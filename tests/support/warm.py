@@ -167,15 +167,37 @@ def _start_warm(variables: tuple[str | None, ...]) -> _Warm:
 # --- The process itself.
 
 
+#: What commands import when they first need it, of libraries and of the package.
+_LATE = (
+    "openai.resources.chat.completions",
+    "pandas.io.formats.csvs",
+    "rich.progress",
+    "scipy.stats",
+    "zstandard",
+    "swarm_repro.__main__",
+    "swarm_repro.cassette.merge",
+    "swarm_repro.compare.causes",
+    "swarm_repro.program",
+    "swarm_repro.simulation.run",
+    "swarm_repro.study.conduct",
+    "swarm_repro.use",
+)
+_COMMANDS = ("run", "demo", "exec", "study", "show", "stats", "check", "bundle", "diff", "verify")
+
+
 def import_what_commands_need() -> None:
     """What most commands import; modules of SWARM as a run would have them."""
-    for name in ("rich.progress", "zstandard"):
-        importlib.import_module(name)
-    for name in ("run", "demo", "show", "stats", "check", "bundle", "diff", "verify"):
-        importlib.import_module(f"swarm_repro.cli.{name}")
+    from swarm_repro.credentials import find_credentials
     from swarm_repro.simulation.swarm import import_for_runs
 
+    for name in _COMMANDS:
+        importlib.import_module(f"swarm_repro.cli.{name}")
     import_for_runs()
+    for name in _LATE:
+        importlib.import_module(name)
+    client_library = importlib.import_module("tests.support.client_library")
+    importlib.import_module(client_library.CORE)
+    find_credentials("a first text, for which its rules are read")
 
 
 def serve_orders(orders: IO[str], answers: IO[str]) -> dict[str, Any] | None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import openai
 import pytest
 
 from swarm_repro.cassette.reader import read_cassette
+from tests.support.client_library import NAME as HTTP_LIBRARY
 from tests.support.command import swarm_repro
 from tests.support.stub_server import StubServer, running_stub
 
@@ -43,9 +43,6 @@ if __name__ == "__main__":
     main()
 """
 CLOCK = "import time\n\n\ndef stamp():\n    return time.time()\n"
-
-
-HTTPX = openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
 
 
 @pytest.fixture
@@ -167,7 +164,7 @@ def test_a_miss_is_told_whatever_the_program_makes_of_it(project: Path, stub: St
         "try:\n"
         "    httpx2.post('http://127.0.0.1:9/v1/completions', json={'model': 'stub'})\n"
         "except BaseException:\n"
-        "    sys.exit(5)\n".replace("httpx2", HTTPX)
+        "    sys.exit(5)\n".replace("httpx2", HTTP_LIBRARY)
     )
     missed = execute(project, "stubborn.py")
     assert missed.returncode == 3

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import openai
 import pytest
 
 from swarm_repro import use_cassette
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import BackendError, ReplayMiss, StrictModeError, UsageError
 from swarm_repro.intercept.routes import Belonging
+from tests.support.client_library import httpx
 from tests.support.scripted_server import Asked, scripted_server
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 NOWHERE = "http://127.0.0.1:9"
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import openai
@@ -18,11 +16,9 @@ from swarm_repro import use_cassette
 from swarm_repro.cassette.part import part_path, read_part
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import BackendError, CassetteAccessError
+from tests.support.client_library import httpx
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
 
-httpx: ModuleType = importlib.import_module(
-    openai.DefaultHttpxClient.__base__.__module__.partition(".")[0]
-)
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {
     "model": "any",
