@@ -90,6 +90,10 @@ def main() -> None:
         for name in _PRELOADED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        for module in list(sys.modules.values()):
+            # Else a suite within a test, whose warnings are errors, fails over pytest's plugins.
+            with contextlib.suppress(AttributeError, TypeError):
+                module.__doc__ = f"{module.__doc__} PYTEST_DONT_REWRITE"
         gc.freeze()  # what is never looked at again is shared with the children
     sys.stdout.buffer.write(b"ready\n")
     sys.stdout.flush()

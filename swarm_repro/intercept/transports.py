@@ -52,13 +52,16 @@ _hook = ImportHook(_LIBRARIES.__contains__, _load)
 
 
 def _patch_once(library: ModuleType) -> None:
-    """Patch a library's classes, unless these very classes are, or it is another of its name."""
+    """Patch a library's classes, unless these very classes are, or it is another of its name.
+
+    Who imports this package anew, as some test runners do, has two copies of it: each patches them.
+    """
     with _lock:
         classes = [getattr(library, name, None) for name in _CLASSES]
-        if None not in classes and not any(_PATCHED in vars(one) for one in classes):
+        if None not in classes and not any(vars(one).get(_PATCHED) is _hook for one in classes):
             _patch(library)
             for one in classes:
-                setattr(one, _PATCHED, True)
+                setattr(one, _PATCHED, _hook)
 
 
 def _patch(library: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +19,8 @@ from swarm_repro.caller import own_traffic
 from swarm_repro.intercept.transports import patch_libraries
 from tests.support.client_library import httpx
 from tests.support.scripted_server import Asked, ScriptedServer, scripted_server
+from tests.support.stub_server import running_stub
+from tests.support.warm import run_python
 
 URL = "https://api.openai.com/v1/messages"
 ANSWER = {"content": [{"type": "text", "text": "fine"}]}
@@ -189,6 +192,39 @@ def test_a_library_is_patched_once() -> None:
     importlib.reload(httpx)
     patch_libraries()
     assert httpx.HTTPTransport.handle_request is handle
+
+
+RECORDED_TWICE = """\
+import sys
+from pathlib import Path
+import openai
+from swarm_repro.cassette.reader import read_cassette
+
+def ask(path):
+    from swarm_repro import use_cassette
+    with use_cassette(path, mode="record"), openai.OpenAI(
+        base_url=sys.argv[1], api_key="none", max_retries=0
+    ) as one:
+        one.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+    print(len(read_cassette(Path(path)).calls))
+
+ask("first.jsonl")
+for name in [name for name in sys.modules if name.partition(".")[0] == "swarm_repro"]:
+    del sys.modules[name]
+ask("second.jsonl")
+"""
+
+
+def test_a_copy_of_the_package_that_is_imported_anew_records_too(tmp_path: Path) -> None:
+    with running_stub() as stub:
+        done = run_python(
+            ["-c", RECORDED_TWICE, stub.base_url],
+            cwd=tmp_path,
+            environment=os.environ,
+            timeout_s=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "1"]
 
 
 @pytest.mark.parametrize("other", [None, ModuleType("httpx2")], ids=["hidden", "of its name"])
