@@ -45,15 +45,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S), append=False)
 
 
-def pytest_sessionstart() -> None:
-    """Collect tests without collecting garbage, of which there is none: a fourth of the time."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests with the garbage collector off, which takes a fourth off that time.
+
+    What was collected stays, and need not be looked through again and again.
+    """
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """What is there now stays: do not look through it again and again."""
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from tests.support.tiny_model import HEADER, TinyModel, ask, chat, replaying
 
 PROCESSES = 8
 #: A look reads all of the recording, and takes a core from those who write it: a tenth of the time.
-_LOOKING = 0.1
+_SHARE_OF_LOOKING = 0.1
 
 
 def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
@@ -30,7 +30,7 @@ def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
     """
     each = count // PROCESSES // rounds
     with tempfile.TemporaryDirectory() as folder:
-        _record(Path(folder) / "c.jsonl", "nobody", 1)  # so that all import, once, what this does
+        _record(Path(folder) / "c.jsonl", "nobody", 1)  # whose imports the children inherit
     seen: Counter[str] = Counter()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def writers(count: int, *, rounds: int = 1) -> dict[str, object]:
                 started = time.monotonic()
                 seen["looks at running recordings"] += _look(part_path(path))
                 took_s = time.monotonic() - started
-                time.sleep(max(0.01, took_s * (1 / _LOOKING - 1)))
+                time.sleep(max(0.01, took_s * (1 / _SHARE_OF_LOOKING - 1)))
             seen["calls"] += _require_all(path, each)
     return {"processes": PROCESSES, "rounds": rounds, **seen}
 

@@ -1,15 +1,16 @@
-"""Packages that only re-export what their submodules define, importing these on first use.
+"""Packages that re-export names of their submodules, and import these on first use (PEP 562).
 
-``import openai`` makes some 700 pydantic models, since ``openai.types`` re-exports the types of
-every endpoint; a simulation uses those of chat completions.
+``import openai`` of version 3 makes some 650 pydantic models, since ``openai.types`` re-exports the
+types of every endpoint; a simulation uses those of chat completions.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.abc import InspectLoader, Loader
 from types import ModuleType
@@ -18,11 +19,11 @@ from swarm_repro.loaders import ImportHook
 
 
 @contextmanager
-def reexporting_late(package: str) -> Iterator[None]:
-    """Have a package, and those in it, import what they re-export on first use (PEP 562).
+def deferred_reexports(package: str) -> Iterator[None]:
+    """Let a package, and those in it, import what they re-export on first use.
 
     It holds for what is imported while the block runs, and stays so afterwards. A package that does
-    anything else than re-export is imported as usual.
+    anything but re-export is imported as usual.
 
     Args:
         package: Its import name.
@@ -36,36 +37,60 @@ def reexporting_late(package: str) -> Iterator[None]:
         sys.meta_path.remove(hook)
 
 
+def defer(
+    package: ModuleType,
+    homes: Mapping[str, tuple[str, str]],
+    load: Callable[[str], ModuleType] = importlib.import_module,
+) -> None:
+    """Let a package take names from submodules when they are first asked for.
+
+    Args:
+        package: Changed in place; a ``__getattr__`` of its own answers for all other names.
+        homes: Submodule and attribute by name; no attribute means the submodule itself.
+        load: Imports a submodule.
+    """
+    namespace = vars(package)
+    others = namespace.get("__getattr__")
+
+    def resolve(name: str) -> object:
+        if name in homes:
+            home, attribute = homes[name]
+            found: object = load(home)
+            if attribute and hasattr(found, attribute):
+                found = getattr(found, attribute)
+            elif attribute:  # as for `from home import attribute`, it may be a submodule
+                found = load(f"{home}.{attribute}")
+            namespace[name] = found
+            return found
+        if others is not None:
+            return others(name)
+        raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
+
+    namespace["__getattr__"] = resolve
+    namespace.setdefault("__dir__", lambda: sorted({*namespace, *homes}))
+
+
 def _load(real: Loader, module: ModuleType) -> None:
-    homes = _reexported(real, module) if hasattr(module, "__path__") else {}
+    source = real.get_source(module.__name__) if isinstance(real, InspectLoader) else None
+    tree = ast.parse(source or "")
+    homes = _reexported(tree, module) if hasattr(module, "__path__") else {}
     if not homes:
         real.exec_module(module)
         return
-    namespace = vars(module)
-
-    def resolve(name: str) -> object:
-        if name not in homes:
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-        home, attribute = homes[name]
-        found = importlib.import_module(home)
-        namespace[name] = getattr(found, attribute) if attribute else found
-        return namespace[name]
-
-    namespace["__getattr__"] = resolve
-    namespace["__dir__"] = lambda: sorted({*namespace, *homes})
+    defer(module, homes)
+    module.__doc__ = ast.get_docstring(tree, clean=False)
     # What `import *` takes from a package that names nothing itself.
-    namespace["__all__"] = [name for name in homes if not name.startswith("_")]
+    module.__dict__["__all__"] = [name for name in homes if not name.startswith("_")]
 
 
-def _reexported(real: Loader, package: ModuleType) -> dict[str, tuple[str, str]]:
+def _reexported(tree: ast.Module, package: ModuleType) -> dict[str, tuple[str, str]]:
     """Submodule and attribute by name; a submodule's own name has none.
 
     Returns:
-        Nothing if the package does anything else.
+        Nothing if the package does anything else, or if a name could mean two things.
     """
-    source = real.get_source(package.__name__) if isinstance(real, InspectLoader) else None
     homes: dict[str, tuple[str, str]] = {}
-    for node in ast.parse(source or "").body:
+    for node in tree.body:
         match node:
             case ast.ImportFrom(module="__future__") | ast.Expr(value=ast.Constant()):
                 continue
@@ -77,6 +102,7 @@ def _reexported(real: Loader, package: ModuleType) -> dict[str, tuple[str, str]]
             case _:
                 return {}
     submodules = {home.removeprefix(f"{package.__name__}.") for home, _ in homes.values()}
-    if any("." in name or name in homes for name in submodules):
+    present = {found.name for found in pkgutil.iter_modules(package.__path__)}
+    if any("." in name for name in submodules) or present & homes.keys():
         return {}
     return homes | {name: (f"{package.__name__}.{name}", "") for name in submodules}

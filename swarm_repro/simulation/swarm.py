@@ -22,7 +22,7 @@ from swarm_repro.simulation.entropy import Entropy
 from swarm_repro.simulation.event_loop import in_place_event_loop
 from swarm_repro.simulation.hooks import SwarmHooks
 from swarm_repro.simulation.plan import Plan, Served
-from swarm_repro.simulation.reexports import reexporting_late
+from swarm_repro.simulation.reexports import deferred_reexports
 from swarm_repro.simulation.scenario import Scenario
 from swarm_repro.simulation.taming import tamed
 from swarm_repro.weights import require_gguf
@@ -32,8 +32,8 @@ _PACKAGE = "swarm"
 #: calls. Importing matplotlib, which these two do, takes as long as the simulation.
 DEFERRED = ("swarm.analysis.enhanced_dashboard", "swarm.analysis.trust_network")
 
-#: A simulation uses the types of chat completions, of the 700 that openai defines.
-_TYPES = "openai.types"
+#: A simulation uses some fifty of the 650 models that these packages of openai 3 define.
+_OPENAI_TYPES = "openai.types"
 
 
 def require_backends(
@@ -76,7 +76,7 @@ def simulate(plan: Plan, session: Session, hooks: SwarmHooks) -> str:
         if not plan.mode.calls_model:
             stack.enter_context(refuse_network(session))
         stack.enter_context(intercept_http(session))
-        stack.enter_context(reexporting_late(_TYPES))
+        stack.enter_context(deferred_reexports(_OPENAI_TYPES))
         stack.enter_context(
             tamed([_PACKAGE], Entropy(plan.seed), modules=modules, deferred=DEFERRED)
         )
@@ -110,9 +110,8 @@ def import_for_runs() -> None:
         ImportError: SWARM, or what it needs, is not installed.
     """
     importlib.import_module("pandas")
-    with reexporting_late(_TYPES):
-        importlib.import_module("openai")
-    with tamed([_PACKAGE], Entropy(0), deferred=DEFERRED):
+    with deferred_reexports(_OPENAI_TYPES), tamed([_PACKAGE], Entropy(0), deferred=DEFERRED):
+        importlib.import_module("openai.resources.chat.completions")
         for name in ("__main__", "scenarios.loader", "agents.llm_agent", "analysis.export"):
             importlib.import_module(f"{_PACKAGE}.{name}")
 

@@ -25,6 +25,7 @@ from typing import Final
 from swarm_repro.errors import UsageError
 from swarm_repro.loaders import ImportHook
 from swarm_repro.simulation.entropy import Entropy, activate, active
+from swarm_repro.simulation.reexports import defer
 from swarm_repro.simulation.stand_ins import REPLACEMENTS, stand_in
 
 _ROOTS: Final = frozenset(name.partition(".")[0] for name in REPLACEMENTS)
@@ -175,22 +176,8 @@ def _resolve_late(package: ModuleType, packages: Sequence[str]) -> None:
     }
     if not homes:
         return
-    submodules = {home.rpartition(".")[2]: home for home, _ in homes.values()}
-    others = namespace.get("__getattr__")
-
-    def resolve(name: str) -> object:
-        if name in homes:
-            home, attribute = homes[name]
-            namespace[name] = getattr(_import_tamed(home, packages), attribute)
-            return namespace[name]
-        if name in submodules:
-            return _import_tamed(submodules[name], packages)
-        if others is not None:
-            return others(name)
-        raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
-
-    namespace["__getattr__"] = resolve
-    namespace.setdefault("__dir__", lambda: sorted({*namespace, *homes, *submodules}))
+    submodules = {home.rpartition(".")[2]: (home, "") for home, _ in homes.values()}
+    defer(package, submodules | homes, lambda name: _import_tamed(name, packages))
 
 
 def _import_tamed(name: str, packages: Sequence[str]) -> ModuleType:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -266,9 +267,7 @@ def test_a_replay_that_connects_a_socket_is_refused(survey: tuple[str, ...], pro
 
 
 @pytest.mark.parametrize("survey", [(), ("--survey",)])
-def test_damage_that_is_met_on_the_way_ends_the_run_whatever_the_simulation_makes_of_it(
-    survey: tuple[str, ...], project: Path
-) -> None:
+def test_damage_that_is_found_during_a_run_ends_it(survey: tuple[str, ...], project: Path) -> None:
     path = project / "cassettes" / "demo.seed42.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     place = [at for at, line in enumerate(lines) if line.startswith(b'{"record":"call"')][20]
@@ -283,10 +282,8 @@ def test_damage_that_is_met_on_the_way_ends_the_run_whatever_the_simulation_make
     )
     assert done.returncode == 5, done.stderr
     assert "swarm-repro check" in done.stderr
-
-
-#: Of the file that the demo was recorded with, which is too large for these tests.
-DIGEST = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    if not survey:
+        assert "calls from the cassette" in done.stdout, "it had begun"
 
 
 def test_a_model_file_that_is_there_can_be_compared(project: Path) -> None:
@@ -296,7 +293,10 @@ def test_a_model_file_that_is_there_can_be_compared(project: Path) -> None:
     differs = swarm_repro(*arguments, other, cwd=project)
     assert differs.returncode == 1
     assert "was recorded with gguf b179c9523d0e" in differs.stderr
-    recorded = f"sys.modules['swarm_repro.simulation.run'].hash_file = lambda path: {DIGEST!r}"
+    (model,) = read_cassette(project / "cassettes" / "demo.seed42.jsonl").models.values()
+    digest = cast("list[str]", model.identity.content["files"])[0]
+    # The file itself is too large for these tests.
+    recorded = f"sys.modules['swarm_repro.simulation.run'].hash_file = lambda path: {digest!r}"
     same = run_script(
         f"import sys, swarm_repro.simulation.run\n{recorded}\n"
         "from swarm_repro.cli import main\nmain(sys.argv[1:])",

@@ -77,7 +77,7 @@ class Suite:
         pytester.makepyfile(asking=ASKING)
 
     def ask_by_http(self) -> None:
-        """Let its tests ask without the openai client, nor what async tests need."""
+        """Let its tests ask without the openai client and without the plugins of async tests."""
         self.pytester.makepyfile(asking=ASKING_BY_HTTP)
         ini = INI.replace("addopts =", "addopts = -p no:anyio -p no:asyncio")
         self.pytester.makefile(".ini", pytest=re.sub("asyncio_.*\n", "", ini))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import pkgutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -14,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from swarm_repro.simulation.reexports import reexporting_late
+from swarm_repro.simulation.reexports import deferred_reexports
 from tests.support.warm import run_python
 
 NAME = "reexporting_package"
 PURE = """
-    # As generators of clients write it.
+    'As generators of clients write it.'
 
     from __future__ import annotations
 
@@ -59,13 +58,13 @@ def loaded() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] == NAME]
 
 
-def load_late(name: str) -> Any:
-    with reexporting_late(NAME):
+def load_deferred(name: str) -> Any:
+    with deferred_reexports(NAME):
         return importlib.import_module(name)
 
 
 def test_a_submodule_is_imported_by_the_first_of_its_names(write: Write) -> None:
-    package = load_late(write())
+    package = load_deferred(write())
     assert loaded() == [NAME]
     assert package.METRE == 3
     assert sorted(loaded()) == [NAME, f"{NAME}.units"]
@@ -74,26 +73,26 @@ def test_a_submodule_is_imported_by_the_first_of_its_names(write: Write) -> None
 
 
 def test_a_name_that_the_package_gives_it_is_kept(write: Write) -> None:
-    package = load_late(write())
+    package = load_deferred(write())
     assert package.Box is importlib.import_module(f"{NAME}.shapes").Square
     assert not hasattr(package, "Square")
 
 
 def test_submodules_are_attributes_as_if_they_had_been_imported(write: Write) -> None:
-    package = load_late(write())
+    package = load_deferred(write())
     assert package.units is sys.modules[f"{NAME}.units"]
     assert package.units.METRE == 3
 
 
 def test_a_submodule_that_is_imported_by_itself_is_the_same_one(write: Write) -> None:
-    package = load_late(write())
+    package = load_deferred(write())
     shapes = importlib.import_module(f"{NAME}.shapes")
     assert package.shapes is shapes
     assert package.Circle is shapes.Circle
 
 
 def test_all_names_are_listed_and_none_is_imported_for_it(write: Write) -> None:
-    package = load_late(write())
+    package = load_deferred(write())
     wanted = {"Circle", "Box", "METRE", "_hidden", "shapes", "units", "__name__"}
     assert wanted <= set(dir(package))
     assert dir(package) == sorted(dir(package))
@@ -112,32 +111,32 @@ def test_a_star_takes_what_it_takes_from_the_package_as_it_is(write: Write) -> N
     wanted = names_taken_by_a_star(NAME)
     for name in loaded():
         del sys.modules[name]
-    load_late(NAME)
+    load_deferred(NAME)
     assert names_taken_by_a_star(NAME) == wanted == {"Circle", "Box", "METRE", "shapes", "units"}
 
 
-def test_what_there_is_not_is_an_attribute_error_that_names_it(write: Write) -> None:
-    package = load_late(write())
+def test_a_missing_name_is_an_attribute_error_that_names_it(write: Write) -> None:
+    package = load_deferred(write())
     with pytest.raises(AttributeError, match=f"'{NAME}' has no attribute 'Triangle'"):
         package.Triangle  # noqa: B018
     with pytest.raises(ImportError, match="Triangle"):
         exec(f"from {NAME} import Triangle")  # noqa: S102
 
 
-def test_packages_in_it_import_late_too_and_its_modules_do_not(write: Write) -> None:
+def test_packages_in_it_are_deferred_too_and_its_modules_are_not(write: Write) -> None:
     inner = {f"inner__in__{name}": source for name, source in MODULES.items()}
     write(**inner, plain="from .units import METRE as METRE\n")
-    package = load_late(f"{NAME}.inner")
+    package = load_deferred(f"{NAME}.inner")
     assert f"{NAME}.inner.units" not in sys.modules
     assert package.METRE == 3
-    assert load_late(f"{NAME}.plain").METRE == 3
+    assert load_deferred(f"{NAME}.plain").METRE == 3
     assert "METRE" in vars(sys.modules[f"{NAME}.plain"])
 
 
 def test_packages_whose_name_begins_alike_are_others(write: Write, tmp_path: Path) -> None:
     write()
     (tmp_path / NAME).rename(tmp_path / f"{NAME}_2")
-    with reexporting_late(NAME):
+    with deferred_reexports(NAME):
         other = importlib.import_module(f"{NAME}_2")
     try:
         assert "METRE" in vars(other)
@@ -156,6 +155,7 @@ def test_packages_whose_name_begins_alike_are_others(write: Write, tmp_path: Pat
         "from . import units",
         "from .deep.units import METRE as LENGTH",
         "from .circle import circle",
+        "from .shapes import Square as circle",
         "def area(): return METRE",
         "if True:\n    from .units import METRE as LENGTH",
         "METRE.bit_length()",
@@ -168,14 +168,24 @@ def test_a_package_that_does_anything_else_is_imported_as_usual(write: Write, mo
         deep__in____init__="",
         deep__in__units="METRE = 5\n",
     )
-    package = load_late(NAME)
+    package = load_deferred(NAME)
     assert {"Circle", "Box", "METRE"} <= vars(package).keys()
     assert "__getattr__" not in vars(package)
     assert "__all__" not in vars(package)
 
 
+def test_a_submodule_can_be_taken_from_a_package_as_well(write: Write) -> None:
+    deep = {"deep__in____init__": "", "deep__in__units": "METRE = 5"}
+    write(__init__="from .deep import units as length", **deep)
+    assert load_deferred(NAME).length.METRE == 5
+
+
+def test_the_packages_docstring_is_kept(write: Write) -> None:
+    assert load_deferred(write()).__doc__ == "As generators of clients write it."
+
+
 def test_an_empty_package_is_imported_as_usual(write: Write) -> None:
-    assert "__getattr__" not in vars(load_late(write(__init__='"""Nothing."""\n')))
+    assert "__getattr__" not in vars(load_deferred(write(__init__='"""Nothing."""\n')))
 
 
 def test_a_package_without_source_is_imported_as_usual(write: Write, tmp_path: Path) -> None:
@@ -187,23 +197,24 @@ def test_a_package_without_source_is_imported_as_usual(write: Write, tmp_path: P
         path = folder / f"{name}.py"
         py_compile.compile(str(path), cfile=str(path.with_suffix(".pyc")), doraise=True)
         path.unlink()
-    assert "METRE" in vars(load_late(NAME))
+    assert "METRE" in vars(load_deferred(NAME))
 
 
 def test_it_ends_with_the_block(write: Write) -> None:
     write()
     before = list(sys.meta_path)
-    with pytest.raises(KeyError), reexporting_late(NAME):
+    with pytest.raises(KeyError), deferred_reexports(NAME):
         raise KeyError
     assert sys.meta_path == before
     assert "METRE" in vars(importlib.import_module(NAME))
 
 
-LATE_OPENAI = """\
+LISTED = """\
 import json, pkgutil, sys
+from contextlib import nullcontext
 from importlib import import_module
-from swarm_repro.simulation.reexports import reexporting_late
-with reexporting_late("openai.types"):
+from swarm_repro.simulation.reexports import deferred_reexports
+with deferred_reexports("openai.types") if sys.argv[1] == "deferred" else nullcontext():
     import openai
     at_first = [name for name in sys.modules if name.startswith("openai.types.")]
     packages = ["openai.types"] + [
@@ -211,39 +222,32 @@ with reexporting_late("openai.types"):
         for found in pkgutil.walk_packages(import_module("openai.types").__path__, "openai.types.")
         if found.ispkg
     ]
-    late = [name for name in packages if "__getattr__" in vars(import_module(name))]
+    deferred = [name for name in packages if "__getattr__" in vars(import_module(name))]
+    listed = {name: dir(import_module(name)) for name in packages}
 names = {
-    name: {key: repr(getattr(import_module(name), key)) for key in dir(import_module(name))}
-    for name in late
+    name: {key: repr(getattr(import_module(name), key)) for key in listed[name] if key[:2] != "__"}
+    for name in packages
 }
-print(json.dumps([at_first, names]))
+print(json.dumps([at_first, deferred, names]))
 """
 
 
-def test_openai_has_all_its_types_when_they_are_imported_late(tmp_path: Path) -> None:
-    done = run_python(
-        ["-c", LATE_OPENAI],
-        cwd=tmp_path,
-        # Not from the warm process of the tests, which has imported openai.
-        environment={**os.environ, "PYTHONHASHSEED": "1"},
-        timeout_s=120,
-    )
-    assert done.returncode == 0, done.stderr
-    at_first, late = json.loads(done.stdout)
-    packages = ["openai.types"] + [
-        found.name
-        for found in pkgutil.walk_packages(
-            importlib.import_module("openai.types").__path__, "openai.types."
+def test_openai_has_all_its_types_when_they_are_deferred(tmp_path: Path) -> None:
+    listed = {}
+    for way in ("deferred", "at once"):
+        done = run_python(
+            ["-c", LISTED, way],
+            cwd=tmp_path,
+            # Not from the warm process of the tests, which has imported openai.
+            environment={**os.environ, "PYTHONHASHSEED": "1"},
+            timeout_s=120,
         )
-        if found.ispkg
-    ]
-    assert {"openai.types", "openai.types.chat", "openai.types.responses"} <= late.keys()
-    assert len(late) >= len(packages) / 2
-    assert len(at_first) < 150, "it has some 700 of them"
-    for name, found in late.items():
-        module = importlib.import_module(name)
-        public = {key for key in vars(module) if not key.startswith("__")} - {"annotations"}
-        assert public <= found.keys()
-        assert {key: found[key] for key in public} == {
-            key: repr(getattr(module, key)) for key in public
-        }
+        assert done.returncode == 0, done.stderr
+        listed[way] = json.loads(done.stdout)
+    (early, deferred, names), (all_modules, none, wanted) = listed["deferred"], listed["at once"]
+    assert none == []
+    assert {"openai.types", "openai.types.chat", "openai.types.responses"} <= set(deferred)
+    assert len(early) < len(all_modules)
+    for package, found in wanted.items():
+        found.pop("annotations", None)  # of `from __future__`
+        assert found == {key: names[package].get(key) for key in found}

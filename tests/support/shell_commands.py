@@ -8,13 +8,15 @@ import socketserver
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.warm import run_python
 
-#: What scripts find on PATH. It passes on everything but its standard input, which it has not.
+#: What scripts find on PATH. Standard input is not passed on, and what the command said on its two
+#: outputs is said once it has ended.
 _PROGRAM = """\
 #!{python} -SE
 import json, os, socket, sys
@@ -29,6 +31,8 @@ sys.stderr.write(complained)
 sys.exit(code)
 """
 _LIMIT_S = 180
+#: Exit code where the command could not be run: none of its own.
+_NOT_RUN = 125
 
 
 @contextmanager
@@ -39,13 +43,19 @@ def shell_commands() -> Iterator[str]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             words, folder, environment = json.loads(self.rfile.readline())
-            done = run_python(
-                [str(installed), *words],
-                cwd=Path(folder),
-                environment=environment,
-                timeout_s=_LIMIT_S,
-            )
-            self.wfile.write(json.dumps([done.stdout, done.stderr, done.returncode]).encode())
+            try:
+                done = run_python(
+                    [str(installed), *words],
+                    cwd=Path(folder),
+                    environment=environment,
+                    timeout_s=_LIMIT_S,
+                )
+            except Exception:  # noqa: BLE001  # for the script to fail with
+                answer = ["", traceback.format_exc(), _NOT_RUN]
+            else:
+                code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+                answer = [done.stdout, done.stderr, code]
+            self.wfile.write(json.dumps(answer).encode())
 
     with tempfile.TemporaryDirectory(prefix="sr") as folder:  # an address is 100 bytes at most
         address = str(Path(folder) / "orders")

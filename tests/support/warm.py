@@ -169,7 +169,6 @@ def _start_warm(variables: tuple[str | None, ...]) -> _Warm:
 
 #: What commands import when they first need it, of libraries and of the package.
 _LATE = (
-    "openai.resources.chat.completions",
     "pandas.io.formats.csvs",
     "rich.progress",
     "scipy.stats",
@@ -197,7 +196,7 @@ def import_what_commands_need() -> None:
         importlib.import_module(name)
     client_library = importlib.import_module("tests.support.client_library")
     importlib.import_module(client_library.CORE)
-    find_credentials("a first text, for which its rules are read")
+    find_credentials("any text: the first one has the rules read")
 
 
 def serve_orders(orders: IO[str], answers: IO[str]) -> dict[str, Any] | None:
@@ -244,7 +243,7 @@ def become(order: Mapping[str, Any]) -> None:
     # As a command that runs simulations has it, once it has started itself again.
     os.environ.update({**order["environment"], "PYTHONHASHSEED": "0"})
     time.tzset()
-    _fork_fork_servers()
+    _fork_instead_of_starting_fork_servers()
     tempfile.tempdir = None  # which follows from TMPDIR
     start, *rest = order["words"]
     sys.orig_argv = [sys.executable, start, *rest]
@@ -265,8 +264,11 @@ def become(order: Mapping[str, Any]) -> None:
     command.main()
 
 
-def _fork_fork_servers() -> None:
-    """Have the fork server of a study forked from its study, which has imported what it imports."""
+def _fork_instead_of_starting_fork_servers() -> None:
+    """Have the fork server of a study forked from the study, which has imported what it imports.
+
+    How it is started otherwise is tested in tests/study/test_engine.py.
+    """
     start = multiprocessing.util.spawnv_passfds
 
     def start_or_fork(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
@@ -275,7 +277,7 @@ def _fork_fork_servers() -> None:
             return start(path, args, passfds)
         pid = os.fork()
         if pid == 0:
-            _keep_open(passfds)
+            _close_others(passfds)
             try:
                 exec(code, {"__name__": "__main__"})  # noqa: S102
             except SystemExit:
@@ -288,10 +290,10 @@ def _fork_fork_servers() -> None:
     multiprocessing.util.spawnv_passfds = start_or_fork
 
 
-def _keep_open(numbers: Sequence[int]) -> None:
-    """Close all descriptors but the standard streams and some others."""
+def _close_others(kept: Sequence[int]) -> None:
+    """Close all descriptors except the standard streams and those kept."""
     last = 2
-    for number in sorted(numbers):
+    for number in sorted(kept):
         os.closerange(last + 1, number)
         last = number
     os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
