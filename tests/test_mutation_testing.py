@@ -225,6 +225,16 @@ def test_what_only_an_unmeasured_function_uses_is_touched_by_who_uses_the_functi
     assert touched.tests_of(mutant) == ["installs"]
 
 
+def test_what_a_cached_function_uses_is_touched_by_all_who_use_the_function(tmp_path: Path) -> None:
+    cached = "@cache\ndef rules():\n    return [*NAMES, 0]\n"
+    module = f"NAMES = {{3: 1}}\n{cached}def find():\n    return rules()\n"
+    touched = known(package(tmp_path, module), {"first": [4, 6], "second": [6], "other": [1]})
+    mutants = mutants_of(module.encode(), FILE)
+    for operator, line in (("empty dict", 1), ("integer + 1", 4)):
+        [mutant] = [one for one in mutants if (one.operator, one.line) == (operator, line)]
+        assert touched.tests_of(mutant) == ["first", "second"]
+
+
 def test_within_a_budget_the_quick_tests_that_run_little_else_come_first(tmp_path: Path) -> None:
     touched = known(package(tmp_path), {"0 s": [8], "1 s": [8, *range(20, 90)], "2 s": [8, 10]})
     assert touched.pick(["0 s", "1 s", "2 s"], 2.5) == ["0 s", "2 s"]

@@ -105,9 +105,11 @@ class Touched:
         elif wanted & module.in_functions:
             found.update(self._touching(mutant.file, wanted))
             whole = module.function_at(mutant.line)
-            if not found and not any(self._touching(mutant.file, whole)):
-                # Not measured, but perhaps run all the same, as the hook of an audit is.
-                found.update(self._users(mutant.file, mutant.line) if whole else ())
+            measured = any(self._touching(mutant.file, whole))
+            if module.cached_in(wanted) or (whole and not found and not measured):
+                # Run for the first of its users only; or not measured, but perhaps run all the
+                # same, as the hook of an audit is.
+                found.update(self._users(mutant.file, mutant.line))
         else:
             found.update(self._users(mutant.file, mutant.line))
         return sorted(found, key=lambda name: (self.tests[name]["seconds"], name))
@@ -162,8 +164,8 @@ class Touched:
                 found = found or bool(mask)
                 touching = list(self._touching(other, mask))
                 yield from touching
-                if not touching:  # perhaps run all the same: whoever uses these functions
-                    names += module.functions_in(mask)
+                # Perhaps run all the same, or once for many tests: whoever uses these functions.
+                names += module.cached_in(mask) if touching else module.functions_in(mask)
                 waiting += [(other, own) for own in names if len(seen) < 12]
         if not found:
             yield from self._touching(file, self._module(file).in_functions)
@@ -247,12 +249,22 @@ class _Module:
 
     def functions_in(self, lines: int) -> list[str]:
         """Names of the functions at the top of the module that have some lines."""
+        return [node.name for node in self._functions_with(lines)]
+
+    def cached_in(self, lines: int) -> list[str]:
+        """Names of those whose results are cached: they run once, whoever asks."""
         return [
             node.name
-            for node in self._tree.body
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and lines & _mask(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+            for node in self._functions_with(lines)
+            if any("cache" in ast.unparse(decorator) for decorator in node.decorator_list)
         ]
+
+    def _functions_with(self, lines: int) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in self._tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines & _mask(
+                range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            ):
+                yield node
 
     def mentions(self, name: str) -> tuple[int, list[str]]:
         """Lines of the functions that mention a name, and what else at the top mentions it."""

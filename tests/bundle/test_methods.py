@@ -266,6 +266,7 @@ def test_a_manifest_describes_every_file_author_and_run(small: Cassette) -> None
     assert (about["@id"], about["about"]) == (MANIFEST, {"@id": "./"})
     assert about["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
     assert (root["@id"], root["@type"], root["name"]) == ("./", "Dataset", "T")
+    assert root["description"].startswith("Recorded model calls of a simulation")
     assert root["author"] == [{"@id": "#author-1"}, {"@id": "#author-2"}]
     assert [graph[f"#author-{number}"]["name"] for number in (1, 2)] == ["Ada", "Ben"]
     assert [one["@id"] for one in root["hasPart"]] == sorted(FILES)

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -69,6 +70,34 @@ def database(folder: Path) -> sqlite3.Connection:
 
 
 # --- The store.
+
+
+def test_connections_wait_five_seconds_for_others_and_a_worker_thread_closes_its_own(
+    cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[object] = []
+    closed_in: list[str] = []
+    connect = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:
+            closed_in.append(threading.current_thread().name)
+            super().close()
+
+    def noting(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        waits.append(options.get("timeout"))
+        return connect(*arguments, **options, factory=Connection)
+
+    monkeypatch.setattr(sqlite3, "connect", noting)
+    fill(cache)
+    assert waits[-1] == 5.0, "0 while it is opened, when diskcache itself tries again"
+    closed_in.clear()
+    fill(cache)
+    assert closed_in == [], "the main thread keeps its own"
+    worker = threading.Thread(target=fill, args=(cache,), name="worker")
+    worker.start()
+    worker.join()
+    assert "worker" in closed_in
 
 
 def test_an_answer_comes_back_as_it_was_kept_for_its_key_and_environment_only(

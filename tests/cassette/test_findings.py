@@ -204,6 +204,9 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], list[Found], Kept]] = {
     "a line of spaces": (
         at(3, lambda line: line + b" \t\n"), [(4, "line", "an empty line"), RIGHT], ALL,
     ),
+    "the header twice": (
+        at(1, lambda line: line * 2), [(2, "cassette", "the same record as in line 1"), RIGHT], ALL,
+    ),
     "a call twice": (
         at(6, lambda line: line * 2), [(7, "call", "the same record as in line 6"), RIGHT], ALL,
     ),

@@ -453,5 +453,5 @@ def test_a_table_finds_what_was_added_and_nothing_else() -> None:
         assert [one.find(digest) for digest in known] == list(range(len(known)))
         assert one.content(7) == (21, 7)
         assert one.find(b"\xff" * DIGEST_BYTES) is None
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="the table is complete"):
         opened.add(b"\xff" * DIGEST_BYTES, 0, 0)

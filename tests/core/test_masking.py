@@ -53,6 +53,16 @@ def test_what_spells_a_masked_text_otherwise_is_taken_out() -> None:
     assert b'"logprobs":null' in masked.body
 
 
+@pytest.mark.parametrize("member", ["completion_probabilities", "probs", "tokens", "token_ids"])
+def test_what_spells_a_native_answer_is_taken_out_with_what_it_spells(member: str) -> None:
+    spelled = [{"token": piece, "id": 5} for piece in pieces(KEY, 9, 20, 40)]
+    document = {"content": f"It is {KEY}", member: spelled}
+    body = json.dumps(document).encode()
+    masked, _ = Masker().completion(Completion(200, "application/json", body, 0.1))
+    assert b"aB3x" not in masked.body
+    assert json.loads(masked.body)[member] is None
+
+
 def test_the_same_credential_has_the_same_mark_in_request_and_answer() -> None:
     masker = Masker()
     request, in_request = masker.request(chat(f"use {KEY}"))

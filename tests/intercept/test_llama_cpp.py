@@ -239,6 +239,14 @@ def test_the_stand_in_is_there_until_the_last_block_ends(path: Path) -> None:
         kept(MODEL)
 
 
+def test_a_stand_in_that_was_not_set_up_is_asked_in_vain_as_any_object_is() -> None:
+    module = llama_cpp_module(lambda: None)  # type: ignore[arg-type,return-value]
+    blank = module.Llama.__new__(module.Llama)
+    for name in ("_calls", "__deepcopy__"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(blank, name)
+
+
 def test_a_module_is_made_for_whichever_session_is_found(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     header = header_of(seed_policy="as-is", strict=False)

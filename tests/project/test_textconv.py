@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from swarm_repro.cassette.archive import MAGIC
+from swarm_repro.cassette.lines import encode_line
 from swarm_repro.cassette.part import part_path
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.writer import write_cassette
@@ -319,6 +320,13 @@ def test_long_texts_and_schemas_are_shown_once() -> None:
     assert len(whole) == len({line.split()[1].rstrip(",") for line in systems})
     assert sum(line.startswith("  system: ") and line.endswith(", as above") for line in lines) > 40
     assert sum("response_format: " in line and "as above" in line for line in lines) > 40
+
+
+def test_a_record_of_a_later_format_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    line = encode_line({"record": "remark", "said": "from a later version"})
+    path.write_bytes(DEMO.read_bytes() + line)
+    assert shown(path)[-2:] == ["record remark", '  said: "from a later version"']
 
 
 def test_hostile_texts_cannot_drive_a_terminal(tmp_path: Path) -> None:

@@ -381,6 +381,20 @@ def test_a_worker_begins_with_swarm_imported_wherever_the_study_stands(
     assert PATH_VARIABLE not in os.environ
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info < (3, 11), reason="workers are started anew"
+)
+def test_what_the_fork_server_needs_in_its_environment_is_not_in_that_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    engine = LocalEngine(1)
+    try:
+        assert engine._pool.submit(variable, "PYTHONSAFEPATH").result(60) is None
+    finally:
+        engine.close(abandon=True)
+
+
 def test_each_pool_has_the_environment_of_when_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("one", "two"):
         monkeypatch.setenv("OF_THE_TEST", value)

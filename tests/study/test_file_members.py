@@ -122,6 +122,14 @@ def test_the_scenario_of_a_run_is_written_as_a_person_would(tmp_path: Path) -> N
     assert "motto: größer\n" in run.document
 
 
+def test_long_texts_of_a_runs_scenario_are_folded_at_100_characters(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(path.read_text() + f"motto: xxx {'word ' * 60}\n", encoding="utf-8")
+    (run,) = load_study(write_study(tmp_path, seeds=[1], settings={TAX: [0.5]})).runs
+    # The digest of a run is of these bytes: a line goes on until a word reaches beyond the limit.
+    assert max(map(len, run.document.splitlines())) == 105
+
+
 def test_the_digest_of_a_study_is_of_what_decides_its_results(tmp_path: Path) -> None:
     def digest(**members: object) -> str:
         return load_study(write_study(tmp_path, **members)).sha256
