@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import diskcache
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -229,6 +230,18 @@ def test_nothing_is_dropped_before_it_is_asked_for_and_then_what_was_used_least_
         assert all(cache.get(f"sr1:{number}", "env") is not None for number in range(5))
         assert cache.get("sr1:5", "env") is None
         assert cache.trim() == 0
+
+
+def test_a_cache_that_cannot_be_trimmed_has_dropped_nothing_and_says_why(
+    cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: object) -> int:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    fill(cache)
+    monkeypatch.setattr(diskcache.Cache, "cull", failing)
+    assert cache.trim() == 0
+    assert "disk I/O error; see swarm-repro cache check" in str(cache.trouble)
 
 
 @pytest.mark.parametrize(

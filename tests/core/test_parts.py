@@ -73,6 +73,28 @@ def test_two_models_of_one_name_are_an_error_that_lists_both(change: dict[str, o
 
 
 @pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ({"sha256": "0123456789abcdef"}, "0123456789ab"),
+        ({"name": "chatml"}, "chatml"),
+        (None, "unknown"),
+    ],
+)
+def test_a_model_is_described_in_a_line(template: dict[str, str] | None, shown: str) -> None:
+    binding = replace(make_binding(), template=template)
+    label = binding.identity.label
+    assert describe(binding) == f"{label} on {binding.backend}, template {shown}"
+
+
+@pytest.mark.parametrize(
+    "word", ["API_KEY", "HF_TOKEN", "SECRET", "PASSWORD", "ARG_HOST", "ARG_PORT"]
+)
+def test_a_variable_that_may_hold_a_secret_or_an_address_is_not_recorded(word: str) -> None:
+    given = {f"LLAMA_{word}": "hush", "OMP_NUM_THREADS": "4"}
+    assert llama_variables(given) == {"OMP_NUM_THREADS": "4"}
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"backend": "ollama"},
