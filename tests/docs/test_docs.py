@@ -61,7 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # A reader's folder need not configure pytest-asyncio, which warns of that.
     allowed = 'ignore:The configuration option "asyncio_default_fixture_loop_scope" is unset'
     monkeypatch.setenv("PYTHONWARNINGS", f"error,{allowed}")
-    with shell_commands() as path:
+    with shell_commands(_SLOW_LIMIT_S) as path:
         monkeypatch.setenv("PATH", path)
         yield folder
 

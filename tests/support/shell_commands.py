@@ -30,14 +30,17 @@ sys.stdout.flush()
 sys.stderr.write(complained)
 sys.exit(code)
 """
-_LIMIT_S = 180
 #: Exit code where the command could not be run: none of its own.
 _NOT_RUN = 125
 
 
 @contextmanager
-def shell_commands() -> Iterator[str]:
-    """While the block runs, a PATH on which ``swarm-repro`` need not be started anew each time."""
+def shell_commands(limit_s: float = 180) -> Iterator[str]:
+    """While the block runs, a PATH on which ``swarm-repro`` need not be started anew each time.
+
+    Args:
+        limit_s: How long one command may take.
+    """
     installed = Path(sys.executable).with_name("swarm-repro")
 
     class Handler(socketserver.StreamRequestHandler):
@@ -48,7 +51,7 @@ def shell_commands() -> Iterator[str]:
                     [str(installed), *words],
                     cwd=Path(folder),
                     environment=environment,
-                    timeout_s=_LIMIT_S,
+                    timeout_s=limit_s,
                 )
             except Exception:  # noqa: BLE001  # for the script to fail with
                 answer = ["", traceback.format_exc(), _NOT_RUN]
