@@ -16,6 +16,8 @@ import yaml
 from tests.support.command import ROOT
 from tests.support.shell_commands import shell_commands
 
+#: A step may ask a model; how long a test may take is limited as for all.
+_LIMIT_S = 1800
 _EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
 
 
@@ -64,7 +66,7 @@ class Runner:
         script.write_text(str(step["run"]), encoding="utf-8")
         given = step.get("env") or {}
         assert isinstance(given, Mapping)
-        with shell_commands() as path:
+        with shell_commands(_LIMIT_S) as path:
             self.results[name] = subprocess.run(
                 ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
                 cwd=self.workspace,
@@ -82,7 +84,7 @@ class Runner:
                 },
                 capture_output=True,
                 text=True,
-                timeout=180,
+                timeout=_LIMIT_S,
                 check=False,
             )
         if "id" in step:
