@@ -207,14 +207,14 @@ def test_a_message_that_is_sent_again_has_an_id_of_its_own(tmp_path: Path) -> No
     assert asked == [first, f"{first}-1", f"{first}-2"]
 
 
-def test_a_seed_that_repeats_is_told_apart_by_the_run(tmp_path: Path) -> None:
+def test_equal_answers_to_two_agents_have_ids_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     with recording(path) as session:
         ask(session, TinyModel(), "hello", who="alice")
         ask(session, TinyModel(), "hello", who="bob")
     samples = dumped(inspect_log(path))["samples"]
-    replies_ids = [sample["output"]["choices"][0]["message"]["id"] for sample in samples]
-    assert len(set(replies_ids)) == 2
+    ids = [sample["output"]["choices"][0]["message"]["id"] for sample in samples]
+    assert len(set(ids)) == 2
     assert [sample["metadata"] for sample in samples] == [{"calls": 1, "kinds": {"-": 1}}] * 2
 
 
