@@ -58,7 +58,7 @@ class Settings:
     cassette: Path
     mode: Mode | None
     header: Header
-    seed: int = 0
+    seed: int
     upstream: str | None = None
     hosted: bool = False
     host: str = "127.0.0.1"

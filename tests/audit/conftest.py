@@ -36,7 +36,9 @@ def program(tmp_path: Path) -> Callable[..., Path]:
 
     def make(*flags: str, name: str = "llama-server") -> Path:
         path = tmp_path / name
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROGRAM}" {" ".join(flags)} "$@"\n')
+        path.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -S "{PROGRAM}" {" ".join(flags)} "$@"\n'
+        )
         path.chmod(0o755)
         return path
 

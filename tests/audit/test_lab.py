@@ -15,7 +15,8 @@ from swarm_repro.audit.settings import IN_PROCESS, Variant
 from swarm_repro.errors import BackendError
 from swarm_repro.serving.state import StartedServer, write_record
 from tests.support.llama_cpp_stand_in import Llama
-from tests.support.scripted_audit import PROMPTS, scripted_bench, setting, this_process_as_a_server
+from tests.support.scripted_audit import PROMPTS, scripted_bench, setting
+from tests.support.server_records import this_process_as_a_server
 from tests.support.stub_server import running_stub
 from tests.support.tiny_model import make_binding
 

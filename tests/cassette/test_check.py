@@ -133,7 +133,7 @@ def edited(data: bytes, draw: Callable[[st.SearchStrategy[int]], int]) -> bytes:
     return b"".join(lines)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_edits_are_found_and_nothing_is_made_up(
     tmp_path_factory: pytest.TempPathFactory, original: Cassette, whole: bytes, data: Any

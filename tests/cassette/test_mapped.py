@@ -409,9 +409,13 @@ def test_every_call_and_no_other_is_found_through_an_index(long: Path) -> None:
         assert find((scope, f"{asked[:20]}{int(asked[20], 16) ^ 1:x}{asked[21:]}", n)) is None
 
 
+@pytest.mark.parametrize("claimed_age_s", [0, 3600], ids=["now", "an hour ago by its time"])
 def test_an_index_is_not_kept_of_a_file_that_was_written_just_now(
-    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, claimed_age_s: int
 ) -> None:
+    # As cp -p leaves it: what the file says of its content is old, the file itself is not.
+    modified = path.stat().st_mtime - claimed_age_s
+    os.utime(path, (modified, modified))
     monkeypatch.setattr(index_file, "_RACY_NS", 10**12)
     read_all(path)
     assert not cache.exists()

@@ -16,7 +16,7 @@ from swarm_repro.cli import doctor
 from swarm_repro.serving.state import write_record
 from swarm_repro.weights import hash_file
 from tests.support.page_server import about, serving, write_gguf
-from tests.support.scripted_audit import this_process_as_a_server
+from tests.support.server_records import this_process_as_a_server
 from tests.support.terminal import run
 
 NOBODY = "http://127.0.0.1:9"

@@ -13,7 +13,7 @@ import pytest
 from swarm_repro.serving import llama_server
 from swarm_repro.serving.llama_server import StoppedServer
 from swarm_repro.serving.state import StartedServer, record_path, write_record
-from tests.support.scripted_audit import this_process_as_a_server
+from tests.support.server_records import this_process_as_a_server
 from tests.support.stub_server import running_stub
 from tests.support.terminal import on_a_terminal, run
 
@@ -201,10 +201,10 @@ def test_the_status_of_servers_for_people_and_for_scripts(capsys: Capture) -> No
             "host": "127.0.0.1",
             "port": port,
             "pid": pid,
-            "model_path": "m.gguf",
+            "model_path": "/models/m.gguf",
             "profile": "cpu-strict",
-            "origin": "given",
-            "argv": ["llama-server"],
+            "origin": "PATH",
+            "argv": ["llama-server", "-np", "1"],
             "log_path": "/logs/8080.log",
         }
         for port, state in states

@@ -117,6 +117,23 @@ def test_any_other_field_does(path: list[Any]) -> None:
     assert not same_but_volatile(answer(FULL), changed(path, "another"))
 
 
+@pytest.mark.parametrize("name", ["__verbose", "response", "item", "part", "message"])
+@pytest.mark.parametrize("inside", [lambda inner: inner, lambda inner: {"output": [inner]}])
+def test_inner_documents_are_compared_as_whole_answers_are(
+    name: str, inside: Callable[[object], object]
+) -> None:
+    def one(**inner: str) -> Completion:
+        return answer(inside({name: {"id": "1", "text": "same", **inner}}))
+
+    assert same_but_volatile(one(), one(id="2"))
+    assert not same_but_volatile(one(), one(text="other"))
+
+
+def test_a_message_beside_choices_is_no_answer_of_its_own() -> None:
+    one, other = (answer({"choices": [], "message": {"id": number}}) for number in (1, 2))
+    assert not same_but_volatile(one, other)
+
+
 def test_status_and_streaming_make_a_difference_and_the_duration_does_not() -> None:
     assert not same_but_volatile(answer(FULL), answer(FULL, status=201))
     assert not same_but_volatile(answer({"a": 1}), stream({"a": 1}))
@@ -170,6 +187,14 @@ def test_the_text_of_each_kind_of_answer() -> None:
     assert answer({"choices": [{"text": "plain"}]}).text == "plain"
     assert answer({"content": "native"}).text == "native"
     assert answer({"choices": [{"message": {"content": None, "tool_calls": []}}]}).text == ""
+    assert answer({"done": True, "response": "of Ollama"}).text == "of Ollama"
+    assert answer({"response": "of another service"}).text == ""
+    assert answer({"done": True, "response": {"role": "tool"}}).text == ""
+    assert answer({"message": {"content": "of a chat"}}).text == "of a chat"
+    assert answer({"output": [{"content": [{"type": "output_text", "text": "a piece"}]}]}).text == (
+        "a piece"
+    )
+    assert answer({"output": ["not", {"content": "pieces"}]}).text == ""
 
 
 GOOD = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import platform
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -148,6 +151,25 @@ def test_an_environment_holds_no_secret_port_host_or_folder() -> None:
     assert environment.content["flags"] == ["-m", "m.gguf", "-c", "4096", "-fa", "off"]
     assert environment.content["variables"] == {"GGML_METAL_PATH": "metal", "OMP_NUM_THREADS": "2"}
     assert environment.content["cpu"] == cpu_model()
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("echo '  Apple M2 Pro'", "Apple M2 Pro"), ("echo no such oid >&2; exit 1", None)],
+)
+def test_the_cpu_of_a_mac_is_what_sysctl_calls_it(
+    script: str, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, asked = subprocess.run, []
+
+    def run(words: list[str], **how: Any) -> Any:
+        asked.append(words)
+        return start(["/bin/sh", "-c", script], **how)
+
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(subprocess, "run", run)
+    assert cpu_model.__wrapped__() == name
+    assert asked == [["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]]
 
 
 def test_a_remote_machine_is_not_described_as_this_one() -> None:

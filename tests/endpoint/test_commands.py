@@ -259,7 +259,7 @@ def test_a_replay_through_the_endpoint_imports_neither_openai_nor_llama_cpp(
         "from swarm_repro.endpoint.server import Endpoint, Settings\n"
         "from swarm_repro.opening import header_of\n"
         "header = header_of(seed_policy='as-is', strict=False)\n"
-        "one = Endpoint(Settings(cassette=Path('c.jsonl'), mode=None, header=header))\n"
+        "one = Endpoint(Settings(cassette=Path('c.jsonl'), mode=None, header=header, seed=0))\n"
         "with one.in_thread():\n"
         "    body = {'model': 'stub', 'messages': [{'role': 'user', 'content': 'one'}]}\n"
         "    address = one.root + '/v1/chat/completions'\n"

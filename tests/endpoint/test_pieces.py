@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -425,7 +426,7 @@ def test_no_address_is_no_upstream() -> None:
 
 
 def make(path: Path, mode: Mode | None = Mode.RECORD, **settings: Any) -> Endpoint:
-    return Endpoint(Settings(cassette=path, mode=mode, header=HEADER, **settings))
+    return Endpoint(Settings(cassette=path, mode=mode, header=HEADER, seed=0, **settings))
 
 
 @pytest.mark.parametrize(
@@ -510,6 +511,14 @@ def test_the_upstream_selects_among_recorded_hosts(path: Path) -> None:
         assert "knows no model" in said
 
 
+def test_an_upstream_that_was_not_recorded_is_not_taken_for_the_one_that_was(path: Path) -> None:
+    recorded_of(path, "one.example.com")
+    with closing(make(path, Mode.REPLAY, upstream="http://two.example.com")) as one:
+        status, said = answered(one)
+        assert status == 404
+        assert "knows no model" in said
+
+
 # --- A command beside it.
 
 
@@ -570,14 +579,33 @@ def test_a_commands_code_is_that_of_a_shell(program: str, code: int) -> None:
     assert handlers() == before
 
 
-def test_a_signal_is_passed_to_the_command() -> None:
+@pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT"])
+def test_a_signal_is_passed_to_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _descriptor: False)
+    assert code_after(name) == 5
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 5), ("HUP", 5), ("INT", 0), ("QUIT", 0)])
+def test_a_signal_from_the_terminal_is_not_passed_twice(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _descriptor: True)
+    assert code_after(name) == code
+
+
+def code_after(signal_name: str) -> int:
+    """The exit code of a command that ends with 5 when it is sent a signal, by its parent's."""
     # It comes again and again: the first may come before it is handed on.
-    program = "trap 'exit 5' TERM; while :; do kill -TERM $PPID; sleep 0.02; done"
-    kept = signal.signal(signal.SIGTERM, lambda *_: None)
+    program = (
+        f"trap 'exit 5' {signal_name}; for turn in 1 2 3 4 5 6 7 8 9 10; do "
+        f"kill -{signal_name} $PPID; sleep 0.02; done"
+    )
+    number = getattr(signal, f"SIG{signal_name}")
+    kept = signal.signal(number, lambda *_: None)
     try:
-        assert run_child(["/bin/sh", "-c", program], {"PATH": "/usr/bin:/bin"}) == 5
+        return run_child(["/bin/sh", "-c", program], {"PATH": "/usr/bin:/bin"})
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        signal.signal(number, kept)
 
 
 def test_a_command_that_cannot_be_started_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,10 +30,11 @@ from swarm_repro.errors import (
     SessionTripped,
     UsageError,
 )
+from swarm_repro.intercept import http as http_module
 from swarm_repro.intercept.exchange import Exchange
 from swarm_repro.intercept.http import HttpInterceptor
 from swarm_repro.intercept.relay import async_relay, sync_relay
-from swarm_repro.intercept.routes import Belonging
+from swarm_repro.intercept.routes import Belonging, Route
 from swarm_repro.intercept.threads import in_thread
 from swarm_repro.ledger import PendingCall
 from swarm_repro.mode import Mode
@@ -194,13 +195,13 @@ def intercepting(
     *,
     passes: bool = False,
     trips: bool = False,
-    hosted: Sequence[str] = ("api.example.com",),
+    belonging: Belonging | None = None,
 ) -> Iterator[tuple[Session, HttpInterceptor]]:
     """A session whose calls are a hosted API's: nothing but the test's own transport is asked."""
     header = header_of(seed_policy="as-is", strict=False)
     with closing(open_session(path, mode=mode, header=header, seed=0)) as session:
         session.trips = trips
-        belonging = Belonging.of(hosts=None, hosted=hosted)
+        belonging = belonging or Belonging.of(hosts=None, hosted=["api.example.com"])
         with closing(HttpInterceptor(session, belonging=belonging, passes=passes)) as interceptor:
             yield session, interceptor
 
@@ -323,6 +324,29 @@ def test_a_foreign_request_is_refused_where_it_may_not_pass(
         assert "asked for POST https://elsewhere.example/x, which is no model" in str(caught.value)
         assert session.exit_code() is (ExitCode.MISS if mode is Mode.REPLAY else ExitCode.USAGE)
     assert transport.sent == []
+
+
+def test_a_program_that_asks_for_ever_new_addresses_does_not_fill_the_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(Belonging):
+        looked_at: ClassVar[list[str]] = []
+
+        def route(self, method: str, url: str) -> Route | None:
+            self.looked_at.append(url)
+            return super().route(method, url)
+
+    monkeypatch.setattr(http_module, "_MOST_ROUTES", 3)
+    belonging = Counting.of(hosts=None, hosted=[])
+    with intercepting(path, belonging=belonging, passes=True) as (_, interceptor):
+        for page in (1, 1, 2, 3, 1, 4, 4, 1):
+            transport = Transport([whole(b"page")])
+            ask_sync(
+                interceptor, transport, request(url=f"https://example.com/{page}", method="GET")
+            )
+            assert len(transport.sent) == 1
+    # What belongs where is remembered of three addresses, then anew.
+    assert [url[-1] for url in Counting.looked_at] == ["1", "2", "3", "4", "1"]
 
 
 def test_a_call_that_would_be_intercepted_is_known_without_sending_it(path: Path) -> None:
@@ -744,10 +768,10 @@ def test_a_replay_finds_calls_by_the_host_that_was_recorded_as_hosted(ask: Ask, 
     with intercepting(path) as (session, interceptor):
         ask(interceptor, Transport([whole()]))
         conclude(session)
-    with intercepting(path, Mode.REPLAY, hosted=()) as (session, interceptor):
+    with intercepting(path, Mode.REPLAY, belonging=Belonging()) as (session, interceptor):
         assert ask(interceptor, Transport([AssertionError()])).body == ANSWER
         conclude(session)
-    with intercepting(path, Mode.REPLAY, hosted=()) as (session, interceptor):
+    with intercepting(path, Mode.REPLAY, belonging=Belonging()) as (session, interceptor):
         elsewhere = request(url="https://elsewhere.example/v1/chat/completions")
         with pytest.raises(ReplayMiss, match="knows no model 'm'"):
             ask(interceptor, Transport([whole()]), elsewhere)
@@ -757,7 +781,7 @@ def test_a_request_that_names_no_model_is_asked_as_default(ask: Ask, path: Path)
     with intercepting(path) as (session, interceptor):
         ask(interceptor, Transport([whole()]))
         conclude(session)
-    with intercepting(path, Mode.REPLAY, hosted=()) as (session, interceptor):
+    with intercepting(path, Mode.REPLAY, belonging=Belonging()) as (session, interceptor):
         http = request(content=b"{}", url="https://elsewhere.example/v1/chat/completions")
         with pytest.raises(ReplayMiss, match="knows no model 'default'"):
             ask(interceptor, Transport([whole()]), http)

@@ -433,6 +433,21 @@ def test_a_module_is_changed_once_and_keeps_its_loader(path: Path) -> None:
     assert sys.modules["llama_cpp"] is module
 
 
+class First(importlib.machinery.PathFinder):
+    """Asked before the finders that were there, as that of an editable install may be."""
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_model_is_recorded_whichever_finder_of_another_finds_its_package(path: Path) -> None:
+    record(path, "create_chat_completion", {"messages": ASK}, CHAT)
+    sys.meta_path.insert(0, First)
+    try:
+        with use_cassette(path):
+            assert real().Llama(MODEL).create_chat_completion(ASK) == CHAT
+    finally:
+        sys.meta_path.remove(First)
+
+
 @pytest.mark.usefixtures("installed")
 def test_wrong_arguments_are_pythons_own_error(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)

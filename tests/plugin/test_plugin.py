@@ -224,7 +224,7 @@ def test_asks(number):
     with scope("other"):
         assert ask(f"of {number}") == f"heard of {number}"
 """)
-    suite.run("--record", "-n", "4").assert_outcomes(passed=8)
+    suite.run("--record", "-n", "3").assert_outcomes(passed=8)
     assert list(suite.cassettes) == ["shared.jsonl"]
     path = suite.pytester.path / "shared.jsonl"
     assert len(read_cassette(path).calls) == 16
@@ -232,11 +232,11 @@ def test_asks(number):
     suite.run("--record", "-k", "3 or 4").assert_outcomes(passed=2, deselected=6)
     assert suite.cassettes == recorded
     assert len(stub.chats) == 20
-    suite.run("-n", "4", without_model=True).assert_outcomes(passed=8)
+    suite.run("-n", "2", without_model=True).assert_outcomes(passed=8)
     suite.run("-k", "5").assert_outcomes(passed=1, deselected=7)
 
 
-def test_a_suite_recorded_by_four_workers_is_replayed_by_four_and_in_any_order(
+def test_a_suite_recorded_by_three_workers_is_replayed_by_two_and_in_any_order(
     suite: Suite, stub: StubServer
 ) -> None:
     suite.ask_by_http()
@@ -254,9 +254,9 @@ def pytest_collection_modifyitems(items):
     if "ORDER" in os.environ:
         random.Random(os.environ["ORDER"]).shuffle(items)
 """)
-    suite.run("--record", "-n", "4").assert_outcomes(passed=12)
+    suite.run("--record", "-n", "3").assert_outcomes(passed=12)
     recorded = suite.cassettes
-    suite.run("-n", "4", without_model=True).assert_outcomes(passed=12)
+    suite.run("-n", "2", without_model=True).assert_outcomes(passed=12)
     for order in ("1", "2"):
         suite._monkeypatch.setenv("ORDER", order)
         suite.run().assert_outcomes(passed=12)

@@ -41,32 +41,19 @@ from swarm_repro.serving.state import (
     verified_process,
     write_record,
 )
+from tests.support.server_records import this_process_as_a_server
 
 Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
 
 
-def this_process(port: int = 8080, **more: Any) -> StartedServer:
+def this_process(port: int = 8080, **others: Any) -> StartedServer:
     """The record of a server, with this process in its place."""
-    now = identify(os.getpid())
-    assert now is not None
-    known: dict[str, Any] = {
-        "pid": now.pid,
-        "started": now.started,
-        "command": now.command,
-        "argv": ("llama-server", "-np", "1"),
-        "flags": ("-np", "1"),
-        "host": "127.0.0.1",
-        "port": port,
-        "model_path": Path("/models/m.gguf"),
-        "profile": "cpu-strict",
-        "origin": "PATH",
+    known = {
         "files": (Path("/bin/llama-server"), Path("/lib/libllama.so")),
         "variables": {"GGML_A": "1"},
         "dropped_variables": ("LLAMA_ARG_X",),
-        "log_path": Path("/logs/8080.log"),
-        "ready": True,
     }
-    return StartedServer(**{**known, **more})
+    return this_process_as_a_server(port, **{**known, **others})
 
 
 # --- Records.

@@ -165,6 +165,15 @@ def test_two_models_of_one_name_are_refused() -> None:
     assert one.unknown is None
 
 
+def test_equal_models_with_other_defaults_are_refused_under_one_name() -> None:
+    one = bindings()
+    one.find("tiny", At("first"))
+    other = At("second")
+    other.binding = make_binding(defaults={"temperature": 0.5})
+    with pytest.raises(ModelConflictError, match="other sampling defaults"):
+        one.find("tiny", other)
+
+
 def test_the_reason_a_model_is_unknown_is_given_until_it_is_known() -> None:
     one, model = bindings(strict=True), At("first")
     model.strict_error = StrictModeError("4 slots")

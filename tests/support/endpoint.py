@@ -28,7 +28,7 @@ def serving(
             cassette=cassette,
             mode=None if mode is None else Mode(mode),
             header=header_of(seed_policy="as-is", strict=False),
-            **settings,
+            **{"seed": 0, **settings},
         )
     )
     try:

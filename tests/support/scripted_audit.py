@@ -6,7 +6,6 @@ can say which seconds are counted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +22,6 @@ from swarm_repro.audit.settings import SETTINGS, Setting, Variant
 from swarm_repro.completion import Completion
 from swarm_repro.errors import BackendError
 from swarm_repro.model import ModelBinding, ModelIdentity
-from swarm_repro.serving.process import identify
-from swarm_repro.serving.state import StartedServer
 from tests.support.audit_reports import answer
 
 #: What a scripted server does with a request: its answer's text, or an error to raise.
@@ -179,29 +176,6 @@ def scripted_bench(monkeypatch: pytest.MonkeyPatch, **given: Any) -> ScriptedBen
             "script": Script(clock),
             **given,
         }
-    )
-
-
-def this_process_as_a_server(port: int, *, gone: bool = False) -> StartedServer:
-    """The record of a server at a port, with this process in its place."""
-    process = identify(os.getpid())
-    assert process is not None
-    return StartedServer(
-        pid=process.pid,
-        started="another time" if gone else process.started,
-        command=process.command,
-        argv=("llama-server",),
-        flags=("-np", "1"),
-        host="127.0.0.1",
-        port=port,
-        model_path=Path("m.gguf"),
-        profile="cpu-strict",
-        origin="given",
-        files=(),
-        variables={},
-        dropped_variables=(),
-        log_path=Path("/logs/8080.log"),
-        ready=True,
     )
 
 

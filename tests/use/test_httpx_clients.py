@@ -23,6 +23,8 @@ import pytest
 from swarm_repro import use_cassette
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import BackendUnreachableError, UsageError
+from swarm_repro.serving.state import write_record
+from tests.support.server_records import this_process_as_a_server
 from tests.support.stub_server import StubServer, running_stub
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -70,6 +72,20 @@ def test_raw_bytes_and_elapsed_time_of_an_answer_are_there(
             assert whole.elapsed.total_seconds() >= 0
     assert found[:3] == found[3:]
     assert len(set(found)) == 3
+
+
+def test_what_only_the_starter_of_a_server_knows_is_recorded(
+    tmp_path: Path, stub: StubServer
+) -> None:
+    path, program = tmp_path / "c.jsonl", tmp_path / "llama-server"
+    program.write_bytes(b"a program")
+    write_record(
+        this_process_as_a_server(stub.port, flags=("-np", "1", "-fa", "off"), files=(program,))
+    )
+    with use_cassette(path, mode="record"):
+        httpx.post(stub.base_url + CHAT, json=BODY)
+    (environment,) = read_cassette(path).envs.values()
+    assert environment.content["flags"] == ["-np", "1", "-fa", "off"]
 
 
 def test_a_compressed_answer_is_kept_as_what_it_says(tmp_path: Path) -> None:

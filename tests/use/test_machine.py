@@ -260,5 +260,5 @@ class Cassettes(RuleBasedStateMachine):
 
 TestCassettes = Cassettes.TestCase
 TestCassettes.settings = settings(
-    max_examples=40, stateful_step_count=14, deadline=None, print_blob=True
+    max_examples=25, stateful_step_count=14, deadline=None, print_blob=True
 )

@@ -75,6 +75,7 @@ def test_no_credential_is_on_disk_and_the_replay_says_what_the_recording_said(
     with pytest.warns(CredentialsMaskedWarning, match="3 x AWS Access Key") as warned:
         use.__exit__(None, None, None)
     assert str(path) in str(warned[0].message)
+    assert warned[0].filename == __file__, "it is shown where the block ends"
     assert len(session.ledger.masked) >= len(SAMPLES)
     for kind, secret in SECRETS.items():
         assert secret not in while_recording, kind

@@ -122,7 +122,7 @@ def test_a_run(project: Path) -> None:
 @pytest.mark.parametrize("engine", ["local", "dask"])
 def test_a_study_on_its_workers(engine: str, project: Path) -> None:
     write_study(project)
-    arguments = ("study", "run", "study.yaml", "--record", "--engine", engine, "--workers", 2)
+    arguments = ("study", "run", "study.yaml", "--record", "--engine", engine, "--workers", 1)
     run(project, *arguments, *HIDE, env={"PYTHONHASHSEED": ""})
     assert stored(project)
 
