@@ -33,7 +33,7 @@ RECORDS = st.dictionaries(st.text("abcdef", min_size=1, max_size=5), json_values
 
 
 @given(RECORDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_a_line_reads_back_as_its_record(record: dict[str, object]) -> None:
     line = encode_line(record)
     assert line.count(b"\n") == 1
@@ -85,7 +85,7 @@ def test_a_line_that_is_no_record_is_refused(record: dict[str, object]) -> None:
 
 
 @given(json_values())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @example({"$text": text_sha256(LONG)})
 @example({"$$text": {"$text": LONG}})
 @example([{"$text": None}, {"$$$text": [LONG]}, {"$text": LONG, "b": 1}, {"text": LONG}])
@@ -98,7 +98,7 @@ def test_interned_values_come_back_exactly(value: object) -> None:
 
 
 @given(json_values())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_no_text_of_256_bytes_is_left_in_a_stored_value(value: object) -> None:
     stack = [intern(value, {})]
     while stack:
@@ -164,7 +164,7 @@ TYPES = st.sampled_from(["application/json", IN_PROCESS, "text/plain; charset=é
 
 
 @given(BODIES, TYPES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=133, deadline=None)
 def test_any_body_comes_back_byte_for_byte(body: bytes, content_type: str) -> None:
     is_exact(body, content_type)
 
@@ -179,7 +179,7 @@ STREAM_BODIES = st.lists(EVENTS, max_size=5).map(b"".join)
 
 
 @given(STREAM_BODIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_stream_comes_back_byte_for_byte(body: bytes) -> None:
     is_exact(body, STREAM)
 
@@ -263,7 +263,7 @@ def test_a_response_with_a_wrong_member_is_refused(change: dict[str, object]) ->
 
 
 @given(st.sets(st.integers(0, 60)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_ranges_come_back(positions: set[int]) -> None:
     ids = [("s", f"k{number}", 0) for number in range(61)]
     ranges = to_ranges(positions)

@@ -94,13 +94,12 @@ def test_a_file_that_breaks_off_is_damaged_wherever_it_does(whole: bytes, path: 
         assert caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, None])
-def test_one_changed_byte_is_damage_wherever_it_is(
-    flip: int | None, whole: bytes, path: Path
-) -> None:
+def test_one_changed_byte_is_damage_wherever_it_is(whole: bytes, path: Path) -> None:
     path.write_bytes(whole)
     with path.open("r+b", buffering=0) as file:
         for at, byte in enumerate(whole):
+            # Each byte in one of four ways; neighbours in different ones.
+            flip = (0x01, 0x20, 0x80, None)[at % 4]
             other = byte ^ flip if flip else (0x0A if byte != 0x0A else 0x0D)
             os.pwrite(file.fileno(), bytes([other]), at)
             with pytest.raises((CassetteDamagedError, CassetteAccessError)) as caught:

@@ -41,7 +41,7 @@ def shuffled(value: object, shuffle: random.Random) -> object:
 
 
 @given(json_values(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_canonical_bytes_do_not_depend_on_member_order(
     value: object, shuffle: random.Random
 ) -> None:
@@ -49,7 +49,7 @@ def test_canonical_bytes_do_not_depend_on_member_order(
 
 
 @given(json_values(floats=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_canonical_bytes_are_those_of_the_standard_library_but_for_floats(value: object) -> None:
     expected = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     assert json.loads(encode_canonical(value)) == json.loads(expected)
@@ -57,7 +57,7 @@ def test_canonical_bytes_are_those_of_the_standard_library_but_for_floats(value:
 
 
 @given(json_values())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_reading_what_was_encoded_gives_the_same_value_and_member_order(value: object) -> None:
     read = json.loads(encode_json(value))
     assert repr(read) == repr(value)
@@ -74,7 +74,7 @@ def test_members_are_sorted_by_code_point_not_by_utf16_unit() -> None:
         lambda members: all(-(2**63) <= value < 2**64 for value in members.values())
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_in_order_keeps_member_order_at_every_depth(members: dict[str, int]) -> None:
     backwards = dict(reversed(members.items()))
     outer = {"z": {"schema": in_order({"deep": [members]})}, "a": 1}
@@ -150,13 +150,13 @@ def test_integers_of_64_bits_are_exact(value: int) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_float_reads_back_as_itself(value: float) -> None:
     assert struct.pack("<d", json.loads(encode_json(value))) == struct.pack("<d", value)
 
 
 @given(st.floats(min_value=-FLOAT32_MAX, max_value=FLOAT32_MAX))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_float32_rounding_is_nearest_and_idempotent(value: float) -> None:
     once = to_float32(value)
     assert to_float32(once) == once

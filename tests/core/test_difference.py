@@ -37,20 +37,20 @@ NEAR = st.recursive(
 
 
 @given(NEAR, NEAR)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_there_is_no_difference_exactly_between_equal_values(one: object, other: object) -> None:
     assert (differences(one, other) == []) == same_json(one, other)
 
 
 @given(json_values())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_value_and_its_copy_do_not_differ(value: object) -> None:
     assert differences(value, json.loads(json.dumps(value))) == []
     assert distance(differences(value, value)) == 0
 
 
 @given(json_values(), json_values())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_differences_are_found_in_both_directions(one: object, other: object) -> None:
     forth, back = differences(one, other), differences(other, one)
     assert {d.field for d in forth} == {d.field for d in back}
@@ -58,7 +58,7 @@ def test_differences_are_found_in_both_directions(one: object, other: object) ->
 
 
 @given(texts(), texts())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_first_difference_is_where_a_scan_finds_it(one: str, other: str) -> None:
     scan = next(
         (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
@@ -68,7 +68,7 @@ def test_first_difference_is_where_a_scan_finds_it(one: str, other: str) -> None
 
 
 @given(texts(), st.integers(0, 300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_first_difference_of_a_text_and_a_change_of_it(text: str, at: int) -> None:
     text += LONG
     other = chr(ord(text[at]) ^ 1)  # never the character that is there

@@ -103,7 +103,7 @@ def plain_identity(
     stream=st.booleans(),
     unknown=st.dictionaries(st.sampled_from(["x", "y_z", "é"]), json_values(floats=False)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_identity_is_the_published_recipe_byte_for_byte(
     messages: list[dict[str, str]],
     seed: int | None,
@@ -470,7 +470,7 @@ def test_log_probabilities_of_no_alternatives_are_not_no_log_probabilities() -> 
     st.text("abcdefghij_", min_size=1, max_size=12).map(lambda name: "x_" + name),
     json_values(floats=False),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_an_unknown_field_is_never_dropped(name: str, value: object) -> None:
     assert key(**{name: value}) != PLAIN
     assert key(**{name: value}) != key(**{name + "x": value})
@@ -589,7 +589,7 @@ SCOPES = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 
 
 @given(st.integers(-(2**63), 2**63), SCOPES, st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_derived_seed_is_never_one_that_means_random(run_seed: int, scope: str, i: int) -> None:
     for seed in (
         event_seed(run_seed=run_seed, scope=scope, i=i),
@@ -607,7 +607,7 @@ def derived(parts: list[object]) -> int:
 
 
 @given(st.integers(-(2**63), 2**63), SCOPES, st.integers(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_derived_seeds_are_the_published_recipe(run_seed: int, scope: str, i: int) -> None:
     assert event_seed(run_seed=run_seed, scope=scope, i=i) == derived(["event", run_seed, scope, i])
     assert content_seed(run_seed=run_seed, scope=scope, asked_key=PLAIN, n=i) == derived(

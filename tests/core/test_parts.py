@@ -313,7 +313,7 @@ def test_a_scope_follows_tasks_and_threads() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nothing_printed_can_drive_a_terminal(text: str) -> None:
     assert printable(text).isprintable()
     kept = printable(text, keep_lines=True)

@@ -375,7 +375,7 @@ _bodies = st.dictionaries(
 _lists = st.lists(st.sampled_from([*SWITCHES, "new"]), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     body=_bodies,
     samplers=st.none() | _lists,
