@@ -119,8 +119,22 @@ def test_a_run_that_does_not_replay_is_reported_like_a_run(
     assert not any(message.startswith("artifacts:") for message in run.messages)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda history: history.replace(b": 0.5,", b": 0.5000000000000001,"), ()),
+        (
+            lambda history: history.replace(b"1", b"2", 1),
+            ("artifacts: history.json is not what the bundle holds",),
+        ),
+    ],
+    ids=["last digits", "another number"],
+)
 def test_under_another_python_artifacts_need_be_the_same_to_12_digits_only(
-    contents: dict[str, bytes], tmp_path: Path
+    change: Callable[[bytes], bytes],
+    says: tuple[str, ...],
+    contents: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
     whole = tmp_path / "c.jsonl"
     whole.write_bytes(contents[CASSETTE])
@@ -132,9 +146,13 @@ def test_under_another_python_artifacts_need_be_the_same_to_12_digits_only(
     versions = {**recorded.versions, "python": "3.1.0"}
     moved = rewrite(whole, tmp_path / "d.jsonl", artifacts=other, versions=versions)
     packed = replaced(contents, CASSETTE, moved.read_bytes())
-    packed = replaced(packed, f"{RUN}/history.json", b"rounded otherwise")
+    history = contents[f"{RUN}/history.json"]
+    changed = change(history)
+    assert changed != history
+    packed = replaced(packed, f"{RUN}/history.json", changed)
     (run,) = check_bundle(pack(tmp_path / "b.zip", packed)).replayed
-    assert (run.exit_code, run.messages) == (ExitCode.OK, ())
+    assert run.exit_code is (ExitCode.DIFFERENCE if says else ExitCode.OK)
+    assert run.messages == says
 
 
 # --- What it may hold.
