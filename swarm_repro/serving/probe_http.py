@@ -6,7 +6,9 @@ hangs, would hold the caller for far longer than was asked for.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import socket
 import ssl
 import threading
@@ -127,6 +129,9 @@ def _connect(scheme: str, host: str, port: int, deadline: float) -> socket.socke
         try:
             sock.settimeout(_remaining_s(deadline) / (len(addresses) - index))
             sock.connect(target)
+            if sock.getsockname() == sock.getpeername():
+                # Nobody listens: the system gave this side the same port, and it met itself.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             if scheme == "https":
                 sock.settimeout(_remaining_s(deadline))
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)

@@ -177,6 +177,21 @@ def test_an_address_at_which_nothing_answers_says_how() -> None:
     )
 
 
+def test_a_connection_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Same(socket.socket):
+        """Has the port it connects to, as the system may choose where nobody listens yet."""
+
+        def connect(self, address: Any) -> None:
+            self.bind(address)
+            super().connect(address)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setattr(socket, "socket", Same)
+    found = probe_llama_server(f"http://127.0.0.1:{port}")
+    assert found == Probe(health=Health.REFUSED, detail="the connection was refused")
+
+
 def test_an_error_of_the_system_is_reported_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_route(*_given: object) -> None:
         raise OSError(113, "No route to host")
