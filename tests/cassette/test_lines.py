@@ -33,7 +33,7 @@ RECORDS = st.dictionaries(st.text("abcdef", min_size=1, max_size=5), json_values
 
 
 @given(RECORDS)
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_line_reads_back_as_its_record(record: dict[str, object]) -> None:
     line = encode_line(record)
     assert line.count(b"\n") == 1
@@ -98,7 +98,7 @@ def test_interned_values_come_back_exactly(value: object) -> None:
 
 
 @given(json_values())
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_text_of_256_bytes_is_left_in_a_stored_value(value: object) -> None:
     stack = [intern(value, {})]
     while stack:
@@ -164,7 +164,7 @@ TYPES = st.sampled_from(["application/json", IN_PROCESS, "text/plain; charset=é
 
 
 @given(BODIES, TYPES)
-@settings(max_examples=133, deadline=None)
+@settings(max_examples=130, deadline=None)
 def test_any_body_comes_back_byte_for_byte(body: bytes, content_type: str) -> None:
     is_exact(body, content_type)
 

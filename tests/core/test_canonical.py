@@ -41,7 +41,7 @@ def shuffled(value: object, shuffle: random.Random) -> object:
 
 
 @given(json_values(), st.randoms(use_true_random=False))
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_canonical_bytes_do_not_depend_on_member_order(
     value: object, shuffle: random.Random
 ) -> None:
@@ -49,7 +49,7 @@ def test_canonical_bytes_do_not_depend_on_member_order(
 
 
 @given(json_values(floats=False))
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_canonical_bytes_are_those_of_the_standard_library_but_for_floats(value: object) -> None:
     expected = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     assert json.loads(encode_canonical(value)) == json.loads(expected)
@@ -57,7 +57,7 @@ def test_canonical_bytes_are_those_of_the_standard_library_but_for_floats(value:
 
 
 @given(json_values())
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_reading_what_was_encoded_gives_the_same_value_and_member_order(value: object) -> None:
     read = json.loads(encode_json(value))
     assert repr(read) == repr(value)

@@ -103,7 +103,7 @@ def plain_identity(
     stream=st.booleans(),
     unknown=st.dictionaries(st.sampled_from(["x", "y_z", "é"]), json_values(floats=False)),
 )
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_identity_is_the_published_recipe_byte_for_byte(
     messages: list[dict[str, str]],
     seed: int | None,
