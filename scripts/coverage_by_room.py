@@ -1,4 +1,4 @@
-"""Print how much of each room the tests run: statements and branches.
+"""Print how much of each room the tests run: statements, and branches where they were measured.
 
     export COVERAGE_PROCESS_START=$PWD/pyproject.toml COVERAGE_FILE=$PWD/build/coverage/data
     .venv/bin/python -m pytest -n logical
@@ -46,19 +46,19 @@ def table(summaries: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     rooms: dict[str, Counter[str]] = defaultdict(Counter)
     for file, summary in summaries.items():
         for name in _COUNTS:
-            rooms[room_of(file)][name] += summary[name]
-    yield "room               statements        branches"
+            rooms[room_of(file)][name] += summary.get(name, 0)
+    total = sum(rooms.values(), Counter())
+    has_branches = total["num_branches"] > 0
+    yield "room               statements" + "        branches" * has_branches
     for room in sorted(rooms, key=lambda room: _shares(rooms[room])):
-        yield _row(room, rooms[room])
-    yield _row("all", sum(rooms.values(), Counter()))
+        yield _row(room, rooms[room], has_branches)
+    yield _row("all", total, has_branches)
 
 
-def _row(name: str, counts: Counter[str]) -> str:
+def _row(name: str, counts: Counter[str], has_branches: bool) -> str:
     statements, branches = _shares(counts)
-    return (
-        f"{name:18} {counts['num_statements']:5} {statements:6.1%}   "
-        f"{counts['num_branches']:5} {branches:6.1%}"
-    )
+    row = f"{name:18} {counts['num_statements']:5} {statements:6.1%}"
+    return row + f"   {counts['num_branches']:5} {branches:6.1%}" * has_branches
 
 
 def _shares(counts: Counter[str]) -> tuple[float, float]:
