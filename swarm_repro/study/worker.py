@@ -116,9 +116,9 @@ def _perform(task: Task, folder: StudyFolder) -> Report:
         )
         cpu_s = _cpu_s() - cpu
         if not _is_finished(outcome):
-            messages = outcome.messages or ["the run failed"]
-            folder.keep_failure(run, exit_code=int(outcome.exit_code), messages=messages)
-            return Report(run.name, int(outcome.exit_code), tuple(messages), cpu_s)
+            exit_code, messages = int(outcome.exit_code), outcome.messages
+            folder.keep_failure(run, exit_code=exit_code, messages=messages)
+            return Report(run.name, exit_code, tuple(messages), cpu_s)
         recorded = _recorded(outcome, cassette)
         used = [recorded.calls[call] for call in outcome.session.ledger.used]
         folder.keep(

@@ -77,6 +77,19 @@ def test_sharing_processes_write_a_model_an_environment_and_a_text_once(path: Pa
     assert len(read_cassette(path).calls) == 6
 
 
+def test_a_broken_line_of_another_process_is_cut_off_with_what_follows_it(path: Path) -> None:
+    one, other = shared(path), shared(path)
+    ask(one, TinyModel(), who="a")
+    whole = part_path(path).read_bytes()
+    with part_path(path).open("ab") as file:
+        file.write(b"{broken\n" + whole.splitlines(keepends=True)[-1])
+    ask(other, TinyModel(), who="b")
+    assert kinds_in(path)["call"] == 2
+    for session in (one, other):
+        conclude(session)
+    assert sorted(call.scope for call in read_cassette(path).calls.values()) == ["a", "b"]
+
+
 def test_each_call_has_its_writer_and_its_environment(path: Path) -> None:
     one, two = shared(path), shared(path)
     here, there = TinyModel(), TinyModel(environment=make_environment("another CPU"))
