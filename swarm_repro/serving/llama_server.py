@@ -17,6 +17,7 @@ from swarm_repro.environment import llama_variables
 from swarm_repro.errors import BackendError, UsageError
 from swarm_repro.serving.binaries import find_llama_server
 from swarm_repro.serving.health import Health, probe_llama_server
+from swarm_repro.serving.probe_http import connect
 from swarm_repro.serving.process import ProcessIdentity, end, identify
 from swarm_repro.serving.profiles import DEFAULT_CTX_SIZE, get_profile
 from swarm_repro.serving.state import (
@@ -339,8 +340,7 @@ def _require_free_port(host: str, port: int) -> None:
         try:
             # A server on all addresses does not stop one from binding a single one on every
             # system; a connection tells.
-            with socket.create_connection((reachable_host(host), port), timeout=1.0):
-                pass
+            connect("http", reachable_host(host), port, time.monotonic() + 1.0).close()
         except OSError:
             with _bind(host, port):
                 return

@@ -11,6 +11,7 @@ import io
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -21,10 +22,8 @@ from typing import TypeAlias, cast
 #: A longer body is not llama-server's. ``/props`` carries the chat template, tens of KB.
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
-_SocketAddress: TypeAlias = (
-    "tuple[socket.AddressFamily, socket.SocketKind, int, str,"
-    " tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]"
-)
+_Target: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]"
+_SocketAddress: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, _Target]"
 
 
 class AnswerTooLongError(Exception):
@@ -76,7 +75,7 @@ def get(address: Address, path: str, deadline: float) -> tuple[int, bytes]:
         f"GET {address.prefix}{path} HTTP/1.1\r\nHost: {name}:{address.port}\r\n"
         "Accept: application/json\r\nConnection: close\r\n\r\n"
     )
-    with _connect(address.scheme, host, address.port, deadline) as sock:
+    with connect(address.scheme, host, address.port, deadline) as sock:
         sock.settimeout(_remaining_s(deadline))
         sock.sendall(request.encode("ascii"))
         reader = _DeadlineReader(sock, deadline)
@@ -117,10 +116,19 @@ def _remaining_s(deadline: float) -> float:
     return remaining_s
 
 
-def _connect(scheme: str, host: str, port: int, deadline: float) -> socket.socket:
+def connect(scheme: str, host: str, port: int, deadline: float) -> socket.socket:
     """Connect to the first address that answers, as an HTTP client would.
 
     The time left is shared among the addresses, since "localhost" may mean ``::1`` first.
+
+    Args:
+        scheme: ``https`` connects by TLS.
+        host: Name or address.
+        port: Its port.
+        deadline: On the clock of ``time.monotonic``, seconds.
+
+    Raises:
+        OSError: None of its addresses answers.
     """
     addresses = _resolve(host, port, deadline)
     failure: OSError | None = None
@@ -128,10 +136,7 @@ def _connect(scheme: str, host: str, port: int, deadline: float) -> socket.socke
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(_remaining_s(deadline) / (len(addresses) - index))
-            sock.connect(target)
-            if sock.getsockname() == sock.getpeername():
-                # Nobody listens: the system gave this side the same port, and it met itself.
-                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            _connect_to_another(sock, target)
             if scheme == "https":
                 sock.settimeout(_remaining_s(deadline))
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
@@ -143,6 +148,21 @@ def _connect(scheme: str, host: str, port: int, deadline: float) -> socket.socke
         else:
             return sock
     raise failure or OSError(f"{host} has no address")
+
+
+def _connect_to_another(sock: socket.socket, target: _Target) -> None:
+    """Connect, but not to the socket itself.
+
+    Where nothing listens, Linux may give the socket the very port that it connects to, so that it
+    is connected to itself. Closed as usual, it would keep the port from a server that is starting.
+
+    Raises:
+        OSError: Refused, also where it met itself; unreachable; too late.
+    """
+    sock.connect(target)
+    if sock.getsockname()[:2] == target[:2]:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
 def _resolve(host: str, port: int, deadline: float) -> Sequence[_SocketAddress]:

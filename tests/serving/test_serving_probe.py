@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from swarm_repro.errors import BackendUnreachableError, UsageError
-from swarm_repro.serving import health, probe_http
+from swarm_repro.serving import health, llama_server, probe_http
 from swarm_repro.serving.health import (
     Health,
     Probe,
@@ -177,19 +177,32 @@ def test_an_address_at_which_nothing_answers_says_how() -> None:
     )
 
 
-def test_a_connection_that_meets_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Same(socket.socket):
-        """Has the port it connects to, as the system may choose where nobody listens yet."""
+@contextmanager
+def meeting_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Give the next socket the port to which it will connect, as Linux may where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        first, make = iter([bound]), socket.socket
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", lambda *how: next(first, None) or make(*how))
+            yield bound.getsockname()[1]
 
-        def connect(self, address: Any) -> None:
-            self.bind(address)
-            super().connect(address)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    monkeypatch.setattr(socket, "socket", Same)
-    found = probe_llama_server(f"http://127.0.0.1:{port}")
+def test_a_connection_that_meets_itself_is_refused_and_leaves_the_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with meeting_itself(monkeypatch) as port:
+        found = probe_llama_server(f"http://127.0.0.1:{port}")
     assert found == Probe(health=Health.REFUSED, detail="the connection was refused")
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # as the server that is being started
+
+
+def test_a_port_where_the_question_met_itself_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with meeting_itself(monkeypatch) as port:
+        llama_server._require_free_port("127.0.0.1", port)
 
 
 def test_an_error_of_the_system_is_reported_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
