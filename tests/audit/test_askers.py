@@ -20,7 +20,7 @@ from swarm_repro.errors import BackendError, BackendResponseError
 from swarm_repro.request import Request
 from tests.support.audit_reports import answer
 from tests.support.scripted_server import DONE, Asked, chat_event, scripted_server
-from tests.support.server_records import this_process_as_a_server
+from tests.support.server_records import ended_server, this_process_as_a_server
 from tests.support.tiny_model import make_binding
 
 CHAT = Prompt(
@@ -41,7 +41,7 @@ def asking(
     weights: list[float] = []
     with scripted_server(answer_with) as server:
         asker = ServerAsker(
-            this_process_as_a_server(server.port, **({"started": "another time"} if gone else {})),
+            ended_server(server.port) if gone else this_process_as_a_server(server.port),
             binding=make_binding(),
             request=request,
             on_answer=weights.append,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,39 +121,41 @@ def test_a_run_that_does_not_replay_is_reported_like_a_run(
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("name", "before", "after", "is_found"),
     [
-        (lambda history: history.replace(b": 0.5,", b": 0.5000000000000001,"), ()),
-        (
-            lambda history: history.replace(b"1", b"2", 1),
-            ("artifacts: history.json is not what the bundle holds",),
-        ),
+        ("history.json", b": 0.5,", b": 0.5000000000000001,", False),
+        ("history.json", b": 0.5,", b": 0.6,", True),
+        ("tiny_agents.csv", b"100.0", b"100.00000000000001", True),
     ],
-    ids=["last digits", "another number"],
+    ids=["last digits", "another number", "last digits of a file that is the same here"],
 )
-def test_under_another_python_artifacts_need_be_the_same_to_12_digits_only(
-    change: Callable[[bytes], bytes],
-    says: tuple[str, ...],
+def test_what_another_python_rounds_otherwise_need_be_the_same_to_12_digits_only(
+    name: str,
+    before: bytes,
+    after: bytes,
+    is_found: bool,
     contents: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
     whole = tmp_path / "c.jsonl"
     whole.write_bytes(contents[CASSETTE])
     (recorded,) = read_cassette(whole).runs
-    other = {
-        name: type(artifact)("0" * 64, artifact.rounded_sha256)
-        for name, artifact in recorded.artifacts.items()
-    }
-    versions = {**recorded.versions, "python": "3.1.0"}
-    moved = rewrite(whole, tmp_path / "d.jsonl", artifacts=other, versions=versions)
+    history = recorded.artifacts["history.json"]
+    moved = rewrite(
+        whole,
+        tmp_path / "d.jsonl",
+        artifacts={**recorded.artifacts, "history.json": replace(history, sha256="0" * 64)},
+        versions={**recorded.versions, "python": "3.1.0"},
+    )
     packed = replaced(contents, CASSETTE, moved.read_bytes())
-    history = contents[f"{RUN}/history.json"]
-    changed = change(history)
-    assert changed != history
-    packed = replaced(packed, f"{RUN}/history.json", changed)
+    held = contents[f"{RUN}/{name}"]
+    changed = held.replace(before, after)
+    assert changed != held
+    packed = replaced(packed, f"{RUN}/{name}", changed)
     (run,) = check_bundle(pack(tmp_path / "b.zip", packed)).replayed
-    assert run.exit_code is (ExitCode.DIFFERENCE if says else ExitCode.OK)
-    assert run.messages == says
+    assert run.exit_code is (ExitCode.DIFFERENCE if is_found else ExitCode.OK)
+    said = (f"artifacts: {name} is not what the bundle holds",)
+    assert run.messages == (said if is_found else ())
 
 
 # --- What it may hold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from swarm_repro.serving import llama_server
 from swarm_repro.serving.llama_server import StoppedServer
 from swarm_repro.serving.state import StartedServer, record_path, write_record
-from tests.support.server_records import this_process_as_a_server
+from tests.support.server_records import ended_server, this_process_as_a_server
 from tests.support.stub_server import running_stub
 from tests.support.terminal import on_a_terminal, run
 
@@ -157,17 +158,13 @@ def test_a_stopped_server_is_named(
     assert ports == [8123, None]
 
 
-def gone(port: int) -> StartedServer:
-    return replace(this_process_as_a_server(port), started="before")
-
-
 def test_ended_servers_are_noted_by_stop_and_by_status(capsys: Capture) -> None:
     for command, code in (("stop", 2), ("status", 0)):
-        write_record(gone(70))
+        write_record(ended_server(70))
         done = run(capsys, "server", command)
         assert done.code == code
         assert done.err.splitlines()[0] == (
-            f"note: removed the record of process {gone(70).pid} on port 70, which has ended; its"
+            f"note: removed the record of process {os.getpid()} on port 70, which has ended; its"
             " log is /logs/8080.log"
         )
         assert not record_path(70).exists()

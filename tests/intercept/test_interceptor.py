@@ -326,7 +326,7 @@ def test_a_foreign_request_is_refused_where_it_may_not_pass(
     assert transport.sent == []
 
 
-def test_a_program_that_asks_for_ever_new_addresses_does_not_fill_the_memory(
+def test_the_number_of_addresses_that_are_remembered_is_limited(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counting(Belonging):

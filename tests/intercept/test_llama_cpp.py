@@ -438,7 +438,7 @@ class First(importlib.machinery.PathFinder):
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_model_is_recorded_whichever_finder_of_another_finds_its_package(path: Path) -> None:
+def test_a_model_is_replayed_though_another_finder_comes_first(path: Path) -> None:
     record(path, "create_chat_completion", {"messages": ASK}, CHAT)
     sys.meta_path.insert(0, First)
     try:

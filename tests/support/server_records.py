@@ -32,3 +32,8 @@ def this_process_as_a_server(port: int = 8080, **others: Any) -> StartedServer:
         "ready": True,
     }
     return StartedServer(**{**known, **others})
+
+
+def ended_server(port: int) -> StartedServer:
+    """The record of a server whose process has ended; another one has its id now."""
+    return this_process_as_a_server(port, started="another time")

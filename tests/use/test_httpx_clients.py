@@ -23,7 +23,7 @@ import pytest
 from swarm_repro import use_cassette
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.errors import BackendUnreachableError, UsageError
-from swarm_repro.serving.state import write_record
+from swarm_repro.serving.state import STATE_VARIABLE, write_record
 from tests.support.server_records import this_process_as_a_server
 from tests.support.stub_server import StubServer, running_stub
 
@@ -75,8 +75,9 @@ def test_raw_bytes_and_elapsed_time_of_an_answer_are_there(
 
 
 def test_what_only_the_starter_of_a_server_knows_is_recorded(
-    tmp_path: Path, stub: StubServer
+    tmp_path: Path, stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     path, program = tmp_path / "c.jsonl", tmp_path / "llama-server"
     program.write_bytes(b"a program")
     write_record(
