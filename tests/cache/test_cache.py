@@ -616,6 +616,17 @@ def test_a_check_removes_what_is_not_whole_and_nothing_else(
     )
 
 
+@pytest.mark.parametrize("change", ["mode = 4", "raw = 0", "filename = 'x'", "value = 'a text'"])
+def test_an_entry_that_is_not_of_our_making_is_a_miss(
+    change: str, cache: AnswerCache, folder: Path
+) -> None:
+    fill(cache)
+    cache.close()
+    with closing(database(folder)) as connection:
+        connection.execute(f"UPDATE Cache SET {change}")  # noqa: S608
+    assert cache.get("sr1:0", "env") is None
+
+
 def test_a_folder_that_cannot_be_removed_is_a_clear_error(cache: AnswerCache, folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("a file where the cache is to be")

@@ -15,11 +15,15 @@ from swarm_repro.cassette.header import Header
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.store import open_for_recording
 from swarm_repro.cassette.writer import write_cassette
+from swarm_repro.cli import verify
+from swarm_repro.environment import Environment
+from swarm_repro.errors import UsageError
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 from tests.support.command import ROOT
 from tests.support.in_process import invoke
 from tests.support.stub_server import running_stub
+from tests.support.tiny_model import TinyModel, ask, make_binding, recording
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -154,6 +158,53 @@ def test_the_file_with_the_recorded_name_is_asked(
     done = invoke(capsys, "verify", path, *options)
     assert (done.code, done.out) == (4, "")
     assert str(tmp_path / asked.format(name=name)) in done.err, "the file that is missing"
+
+
+def test_a_model_in_process_is_loaded_with_the_recorded_settings_and_no_others(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {
+        "n_ctx": 512, "n_batch": 32, "n_ubatch": 16, "n_threads": 1, "n_threads_batch": 2,
+        "flash_attn": False, "n_gpu_layers": 0, "offload_kqv": True, "type_k": 1, "type_v": 1,
+        "chat_format": "chatml", "rope_scaling_type": 0, "rope_freq_base": 1.5,
+        "rope_freq_scale": 0.5,
+    }  # fmt: skip
+    path = in_process(tmp_path, {**kept, "model_path": "elsewhere.gguf", "verbose": True})
+    asked: list[dict[str, object]] = []
+
+    class Loaded:
+        def __init__(self, file: Path, **settings: object) -> None:
+            asked.append({"file": file, **settings})
+            raise UsageError("seen")
+
+    monkeypatch.setattr(verify, "LlamaCpp", Loaded)
+    assert invoke(capsys, "verify", path, "--model", "m.gguf").code == 2
+    assert asked == [{"file": Path("m.gguf"), **kept}]
+
+
+def test_a_model_in_process_without_recorded_settings_is_loaded_by_its_file(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_process(tmp_path, None)
+    asked: list[object] = []
+
+    def load(file: Path) -> None:
+        asked.append(file)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(verify, "LlamaCpp", load)
+    assert invoke(capsys, "verify", path, "--model", "m.gguf").code == 2
+    assert asked == [Path("m.gguf")]
+
+
+def in_process(folder: Path, settings: dict[str, object] | None) -> Path:
+    """A recording of a model in process with these settings."""
+    binding = replace(make_binding(), backend="llama-cpp-python")
+    model = TinyModel(binding=binding, environment=Environment({"settings": settings}))
+    path = folder / "p.jsonl"
+    with recording(path) as session:
+        ask(session, model, "one")
+    return path
 
 
 # --- init

@@ -9,17 +9,20 @@ import pytest
 
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.records import CallRecord
-from swarm_repro.compare.causes import Edit, around, text_edits
+from swarm_repro.compare.causes import Cause, Edit, around, settings_causes, text_edits
 from tests.support.recordings import Call, record
+from tests.support.tiny_model import make_binding
+
+
+def call_with(path: Path, fields: Mapping[str, object]) -> CallRecord:
+    """A recorded call whose request has these members."""
+    (call,) = read_cassette(record(path, [Call("", fields=fields)])).calls.values()
+    return call
 
 
 def edits_of(folder: Path, a: Mapping[str, object], b: Mapping[str, object]) -> list[Edit]:
     """The texts in which two requests with these members differ."""
-    records: list[CallRecord] = []
-    for name, fields in (("a.jsonl", a), ("b.jsonl", b)):
-        path = record(folder / name, [Call("", fields=fields)])
-        records += read_cassette(path).calls.values()
-    return text_edits(records[0], records[1])
+    return text_edits(call_with(folder / "a.jsonl", a), call_with(folder / "b.jsonl", b))
 
 
 def said(role: str, content: object, **members: object) -> dict[str, object]:
@@ -110,6 +113,21 @@ def test_other_texts_are_compared_by_member(tmp_path: Path) -> None:
 def test_a_text_that_one_side_lacks_is_absent(tmp_path: Path) -> None:
     (edit,) = edits_of(tmp_path, {}, {"prompt": "1"})
     assert (edit.field, edit.a, edit.b) == ("prompt", "(absent)", "1")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ({"temperature": 0.7}, {"temperature": 0.9}, Cause("temperature", "0.7", "0.9")),
+        ({"n_predict": 3}, {"max_completion_tokens": 4}, Cause("max_tokens", "3", "4")),
+        ({}, {"min_keep": 3}, Cause("min_keep", "(no effect)", "3")),
+    ],
+)
+def test_a_sampling_value_is_shown_as_the_caller_wrote_it(
+    a: dict[str, object], b: dict[str, object], expected: Cause, tmp_path: Path
+) -> None:
+    one, other = (call_with(tmp_path / "a.jsonl", a), call_with(tmp_path / "b.jsonl", b))
+    assert settings_causes(one, other, (make_binding(), make_binding())) == [expected]
 
 
 def test_an_edit_is_a_cause_at_the_character_where_its_texts_part() -> None:

@@ -123,6 +123,12 @@ def groups_of(found: survey.Survey) -> list[tuple[str, str, str, int, tuple[str,
     ]
 
 
+def test_a_survey_calls_no_model_whatever_the_mode(project: Project) -> None:
+    record(project.cassette, CALLS)
+    found = project.survey(CALLS, mode=Mode.RECORD)
+    assert found.exit_code is ExitCode.OK
+
+
 def test_an_unchanged_program_is_not_stale(project: Project) -> None:
     record(project.cassette, CALLS)
     found = project.survey(CALLS)

@@ -61,7 +61,9 @@ def test_a_scenario_that_cannot_be_run(tmp_path: Path, text: str, shown: str) ->
             (tmp_path / "s.yaml").write_text(text)
         result = swarm_repro("run", "s.yaml", "--live", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
-    assert shown in result.stderr
+    before, _, said = result.stderr.partition("error: ")
+    assert shown in said
+    assert shown not in before, "it is said once, by the command"
     assert "Traceback" not in result.stderr
     assert result.stderr.count("error: ") == 1
 

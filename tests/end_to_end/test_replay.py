@@ -166,6 +166,10 @@ def test_an_edited_metric_is_named_and_can_be_accepted(project: Path) -> None:
     assert "toxicity_rate: recorded" in changed.stderr
     assert "history.json is not what was recorded" not in changed.stderr, "it is not edited"
     session = json.loads((project / "out" / "session.json").read_text())
+    assert list(session) == [
+        "recorder", "scenario", "seed", "mode", "cassette", "exit_code", "hits", "called", "misses",
+        "unplayed", "failures", "messages", "usage", "duration_s", "versions",
+    ]  # fmt: skip
     assert session["misses"] == 0
     assert session["hits"] >= 40
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import closing
@@ -32,6 +33,7 @@ from swarm_repro.errors import (
     CassetteAccessError,
     CassetteDamagedError,
     DifferenceError,
+    ExitCode,
     ReplayMiss,
     SessionTripped,
     StrictModeError,
@@ -264,6 +266,33 @@ def test_a_body_may_be_as_large_as_the_limit(
             assert f"larger than {len(body) - 1} bytes" in answer.json()["error"]["message"]
             assert answer.headers["connection"] == "close"
     assert [sent.content for sent in upstream.sent] == ([body] if status == 200 else [])
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body_asks_nothing(path: Path) -> None:
+    upstream = Scripted()
+    coming = [
+        {"type": "http.request", "body": b'{"messages": [', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return coming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(),
+        "query_string": b"", "headers": [(b"host", b"localhost")],
+    }  # fmt: skip
+    with closing(Asked(path, upstream, isolated=False)) as one:
+        asyncio.run(one.app(scope, receive, send))
+        assert json.loads(sent[1]["body"])["error"]["type"] == "disconnected"
+        assert one.session.exit_code() is ExitCode.OK, "the session goes on"
+        assert one.ask().status_code == 200
+        conclude(one.session)
+    assert len(read_cassette(path).calls) == len(upstream.sent) == 1
 
 
 def test_a_call_goes_to_the_upstream_without_the_endpoints_own_headers(path: Path) -> None:

@@ -45,6 +45,20 @@ def test_any_number_waits_at_once() -> None:
     asyncio.run(main())
 
 
+def test_who_gives_up_does_not_wait_for_the_work() -> None:
+    may_end = threading.Event()
+
+    async def main() -> bool:
+        waiting = asyncio.create_task(in_thread(lambda: may_end.wait(60)))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=20)
+        may_end.set()
+        return bool(done)
+
+    assert asyncio.run(main())
+
+
 def test_in_turn_is_one_at_a_time_in_the_order_of_arrival() -> None:
     at_work: list[int] = []
     done: list[int] = []

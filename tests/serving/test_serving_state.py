@@ -775,3 +775,14 @@ def test_a_server_is_started_on_port_8080_unless_another_is_given(
         pytest.raises(UsageError, match="another start on port 8080 is under way"),
     ):
         start(tiny_gguf, binary=serving_program)
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_first_and_the_last_port_may_be_given(
+    port: int, serving_program: Path, tiny_gguf: Path
+) -> None:
+    with (
+        llama_server._sole_start(port),
+        pytest.raises(UsageError, match=f"another start on port {port} is under way"),
+    ):
+        start(tiny_gguf, binary=serving_program, port=port)

@@ -75,6 +75,11 @@ def test_values_like_the_known_one_are_taken(path: str, value: object) -> None:
 BAD: list[tuple[str, object, str]] = [
     ("scenario_id", "x", "scenario_id is no setting of a study: it names the scenario"),
     (
+        "simulation.seed",
+        1,
+        "simulation.seed is no setting of a study: seeds are listed under 'seeds'",
+    ),
+    (
         "repro.cassette",
         "x",
         "repro.cassette is no setting of a study: a study names its cassettes itself",

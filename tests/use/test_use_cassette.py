@@ -119,6 +119,22 @@ def test_functions_are_decorated(tmp_path: Path, stub: StubServer) -> None:
         use_cassette(path)(lambda: (yield))
 
 
+def test_a_decorated_function_runs_within_the_block_of_the_same_use(
+    tmp_path: Path, stub: StubServer
+) -> None:
+    path = tmp_path / "c.jsonl"
+    with use_cassette(path, mode="record"):
+        ask(stub.base_url, "one")
+    same = use_cassette(path, mode="replay")
+
+    @same
+    def asks() -> str | None:
+        return ask(NOWHERE, "one")
+
+    with same:
+        assert asks() == ask(NOWHERE, "one") == "you said one"
+
+
 def test_the_innermost_of_nested_blocks_answers(tmp_path: Path, stub: StubServer) -> None:
     outer, inner = tmp_path / "outer.jsonl", tmp_path / "inner.jsonl"
     for mode in ("record", "replay"):
