@@ -239,6 +239,15 @@ def test_a_split_model_is_all_its_files_and_an_invalid_one_is_refused(
         LlamaCpp(tmp_path / "none.gguf").identify()
 
 
+def test_a_file_that_is_no_model_is_refused_before_it_is_loaded(
+    library: type[Llama], tmp_path: Path
+) -> None:
+    (tmp_path / "page.gguf").write_text("<html>not found</html>")
+    with pytest.raises(ModelFileError, match="GGUF"):
+        LlamaCpp(tmp_path / "page.gguf").identify()
+    assert library.made == []
+
+
 def test_strict_mode_needs_a_template_without_a_date_unless_another_is_used(
     library: type[Llama], gguf: Path
 ) -> None:

@@ -228,6 +228,15 @@ def test_defaults_are_those_shown_over_those_that_a_probe_was_answered_with() ->
     assert defaults == {"chat": expected, "completion": expected}
 
 
+def test_limits_of_the_probe_itself_are_no_defaults() -> None:
+    limits = {"max_tokens": 1, "n_predict": 1, "n": 1}
+    answer = {"__verbose": {"generation_settings": {**limits, "top_k": 7}}}
+    found = identified(about("/nowhere.gguf", **{"/v1/chat/completions": answer})).binding.defaults[
+        "chat"
+    ]
+    assert found == {"temperature": 0.8, "top_k": 7}
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [

@@ -101,6 +101,14 @@ def test_an_artifact_that_does_not_follow_from_the_recording_is_found(
     )
 
 
+def test_a_run_is_replayed_with_its_own_epochs_and_steps(tmp_path: Path) -> None:
+    scenario, cassette = record(tmp_path, epochs=2, steps=2)  # the scenario has one of each
+    options = BundleOptions(scenarios=[scenario], title="T", authors=["A"], cassettes=[cassette])
+    make_bundle(options, tmp_path / "paper.zip")
+    (run,) = check_bundle(tmp_path / "paper.zip").replayed
+    assert (run.exit_code, run.messages) == (ExitCode.OK, ())
+
+
 def test_a_missing_artifact_is_found(contents: dict[str, bytes], tmp_path: Path) -> None:
     name = f"{RUN}/history.json"
     fewer = listed(contents, lambda graph: graph.remove(entity(graph, name)))

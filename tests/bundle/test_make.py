@@ -17,6 +17,7 @@ from swarm_repro import __version__
 from swarm_repro.bundle.crate import MANIFEST
 from swarm_repro.bundle.make import Bundle, BundleOptions, make_bundle
 from swarm_repro.canonical import sha256_hex
+from swarm_repro.cassette.archive import pack
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cassette.runs import Artifact
 from swarm_repro.errors import CassetteAccessError, UsageError
@@ -208,6 +209,15 @@ def test_the_cassettes_of_a_scenario_are_found_where_run_puts_them(here: Path) -
     made = make(cassettes=())
     assert {run["cassette"] for run in made.runs} == {"cassettes/tiny.seed1.jsonl"}
     assert len([name for name in made.files if name.startswith("cassettes/")]) == 1
+
+
+def test_a_compressed_cassette_of_a_scenario_is_found_too(here: Path) -> None:
+    archive = Path("cassettes/tiny.seed2.jsonl.zst")
+    with archive.open("wb") as file:
+        pack(CASSETTE.read_bytes().splitlines(keepends=True), file)
+    CASSETTE.unlink()
+    made = make(cassettes=())
+    assert {run["cassette"] for run in made.runs} == {str(archive)}
 
 
 def test_the_cassette_that_a_scenario_names_is_taken(here: Path) -> None:

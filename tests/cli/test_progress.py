@@ -138,6 +138,7 @@ def test_a_bar_shows_each_phase_and_how_far_it_is(monkeypatch: pytest.MonkeyPatc
         second = bar.phase("comparing")
         assert second is not None
         second(3, 4)
+    assert terminal.getvalue().rstrip().endswith("\x1b[2K"), "the lines are erased"
     reading, comparing = terminal.text.strip().splitlines()[-2:]
     assert reading.startswith("reading ")
     assert " 25 %, left " in reading

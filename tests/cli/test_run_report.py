@@ -1,9 +1,10 @@
-"""The output of a run at its end."""
+"""``run``: its options, and its output at the end."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 
 from swarm_repro.cassette.changes import Changes
 from swarm_repro.cassette.records import CallId
+from swarm_repro.cli import run
 from swarm_repro.cli.report import finish
-from swarm_repro.errors import ExitCode
+from swarm_repro.errors import ExitCode, UsageError
 from swarm_repro.ledger import Ledger
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
 from swarm_repro.simulation.artifacts import ArtifactVerdict
 from swarm_repro.simulation.outcome import Outcome
+from swarm_repro.simulation.plan import RunOptions
+from tests.support.in_process import invoke
 from tests.support.tiny_model import TinyModel, ask, recording, replaying
 
 Capture = pytest.CaptureFixture[str]
@@ -201,3 +205,40 @@ def test_calls_that_were_not_in_the_cassette_are_not_reported_as_asked_again(
     _, out, err = said(capsys, outcome(session=session, messages=told))
     assert not any(line.startswith("call 0") for line in out)
     assert err == [f"error: {line}" for line in told]
+
+
+def test_each_option_of_a_run_reaches_it(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunOptions] = []
+
+    def plan(options: RunOptions) -> None:
+        asked.append(options)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(run, "pin_hash_seed", lambda: None)
+    monkeypatch.setattr("swarm_repro.simulation.plan.make_plan", plan)
+    (tmp_path / "rules.py").write_text("def hide(text): return text\n")
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--seed", 3, "--auto", "--cassette", "c.jsonl", "--out", "o", "--epochs", 4, "--steps", 5,
+        "--discard", "--cache", "--fresh", "--redact", "rules:hide", "--update-artifacts",
+        "--check-model", "m.gguf",
+    )  # fmt: skip
+    assert invoke(capsys, "run", "s.yaml", *words).code == 2
+    (options,) = asked
+    assert options.redact is not None
+    assert replace(options, redact=None) == RunOptions(
+        scenario=Path("s.yaml"),
+        seed=3,
+        mode=Mode.AUTO,
+        cassette=Path("c.jsonl"),
+        out=Path("o"),
+        epochs=4,
+        steps=5,
+        discard=True,
+        cache=True,
+        fresh=True,
+        update_artifacts=True,
+        check_model=Path("m.gguf"),
+    )

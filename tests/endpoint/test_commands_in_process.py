@@ -17,8 +17,13 @@ import pytest
 
 from swarm_repro.cassette.reader import read_cassette
 from swarm_repro.cli import main
+from swarm_repro.endpoint import server
 from swarm_repro.endpoint.app import STATUS_PATH, TOKEN_HEADER
+from swarm_repro.endpoint.server import Settings
 from swarm_repro.endpoint.upstream import Upstream
+from swarm_repro.errors import UsageError
+from swarm_repro.mode import Mode
+from swarm_repro.opening import header_of
 from swarm_repro.request import content_seed, event_seed
 from tests.support.endpoint import CHAT, ask_body
 from tests.support.scripted_server import Asked, ScriptedServer, scripted_server
@@ -421,3 +426,38 @@ def test_an_upstream_that_is_hosted_is_recorded_under_its_name(
     assert done.code == 0, done.err
     (call,) = read_cassette(folder / "c.jsonl").calls.values()
     assert call.endpoint == "opaque"
+
+
+def test_each_option_of_the_endpoint_reaches_it(
+    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Settings] = []
+
+    def listen(settings: Settings) -> None:
+        asked.append(settings)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(server, "Endpoint", listen)
+    words = (
+        "--auto", "--seed", "3", "--seed-policy", "content", "--strict", "--discard", "--cache",
+        "--fresh", "--upstream", "http://u.example", "--hosted", "--host", "127.0.0.2",
+        "--port", "5", "--token", "t", "--cors", "http://o.example", "--max-body", "6",
+    )  # fmt: skip
+    assert run("serve", "c.jsonl", *words).code == 2
+    (settings,) = asked
+    assert settings == Settings(
+        cassette=Path("c.jsonl"),
+        mode=Mode.AUTO,
+        header=header_of(seed_policy="content", strict=True),
+        seed=3,
+        upstream="http://u.example",
+        hosted=True,
+        host="127.0.0.2",
+        port=5,
+        token="t",
+        cors=("http://o.example",),
+        max_body_bytes=6,
+        discard=True,
+        cache=True,
+        fresh=True,
+    )

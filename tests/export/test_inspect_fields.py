@@ -18,7 +18,14 @@ from swarm_repro.completion import Completion
 from swarm_repro.export.replies import replies
 from swarm_repro.mode import Mode
 from swarm_repro.session import Session
-from tests.support.tiny_model import HEADER, TinyModel, ask, recording, small_cassette
+from tests.support.tiny_model import (
+    HEADER,
+    TinyModel,
+    ask,
+    make_binding,
+    recording,
+    small_cassette,
+)
 
 pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
 
@@ -113,6 +120,16 @@ def test_the_plan_has_the_runs_and_the_results_have_their_metrics(path: Path) ->
             "input_tokens_cache_read": 0,
         }
     }
+
+
+def test_the_model_of_a_log_is_the_one_that_was_asked_most(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    with recording(path) as session:
+        for name, prompts in (("zoe", "1"), ("ada", "234"), ("mia", "56")):
+            for prompt in prompts:
+                model = TinyModel(binding=make_binding(name=name))
+                ask(session, model, prompt)
+    assert dumped(inspect_log(path))["eval"]["model"] == "llama-server/ada"
 
 
 def test_a_recording_outside_a_simulation_is_named_by_its_file(tmp_path: Path) -> None:

@@ -73,17 +73,6 @@ def test_values_like_the_known_one_are_taken(path: str, value: object) -> None:
 
 
 BAD: list[tuple[str, object, str]] = [
-    ("scenario_id", "x", "scenario_id is no setting of a study: it names the scenario"),
-    (
-        "simulation.seed",
-        1,
-        "simulation.seed is no setting of a study: seeds are listed under 'seeds'",
-    ),
-    (
-        "repro.cassette",
-        "x",
-        "repro.cassette is no setting of a study: a study names its cassettes itself",
-    ),
     (
         "simulation.n_epochs",
         "two",
@@ -121,6 +110,20 @@ def test_settings_unknown_to_the_scenario_are_refused(path: str, value: object, 
     with pytest.raises(UsageError) as raised:
         require_setting(SCENARIO, path, [value], where="s.yaml")
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("scenario_id", "it names the scenario"),
+        ("simulation.seed", "seeds are listed under 'seeds'"),
+        ("repro.cassette", "a study names its cassettes itself"),
+    ],
+)
+def test_what_a_study_sets_in_another_way_is_refused_with_that_way(path: str, why: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        require_setting(SCENARIO, path, ["x"], where="s.yaml")
+    assert str(raised.value) == f"{path} is no setting of a study: {why}"
 
 
 def test_every_value_is_looked_at() -> None:

@@ -346,7 +346,7 @@ def test_a_worker_starts_one_server_notes_it_and_ends_it(
     monkeypatch.setenv("SWARM_REPRO_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SWARM_REPRO_LLAMA_SERVER", str(stand_in(tmp_path)))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    backend = {"kind": "llama-server", "model": "a.gguf", "profile": "cpu-strict", "threads": 3}
+    backend = {"kind": "llama-server", "model": "a.gguf", "profile": "default-1slot", "threads": 3}
     study = backed(make(), **backend)
     task = task_of(study, Mode.RECORD)
     served = served_by(study.runs[0], task)
@@ -355,7 +355,7 @@ def test_a_worker_starts_one_server_notes_it_and_ends_it(
     assert served == Served(base_url=running.base_url)
     assert own_port() == running.port
     assert running.model_path == tmp_path / "a.gguf"
-    assert running.profile == "cpu-strict"
+    assert running.profile == "default-1slot"
     flags = dict(zip(running.flags, running.flags[1:], strict=False))
     assert flags["-t"] == "3"
     (note,) = (study.out / "servers").iterdir()
@@ -373,6 +373,18 @@ def test_a_worker_starts_one_server_notes_it_and_ends_it(
     assert port is not None
     end_servers([running.port + 1 if running.port + 1 != port else running.port + 2, port])
     assert take_inventory().running == ()
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("given", "limit_s"), [({}, 10.0), ({"limit_s": 0.5}, 0.5)])
+def test_a_workers_own_server_has_so_long_to_end(
+    given: dict[str, float], limit_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(worker, "stop", lambda **how: asked.append(how))
+    monkeypatch.setattr(worker._own, "port", 8123)
+    end_own(**given)
+    assert asked == [{"port": 8123, "limit_s": limit_s}]
 
 
 def test_workers_compare_versions_and_the_hash_seed() -> None:

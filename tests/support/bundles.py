@@ -23,7 +23,14 @@ from swarm_repro.simulation.run import run_scenario
 from tests.support.stub_server import running_stub
 
 
-def record(folder: Path, *, name: str = "tiny", seeds: tuple[int, ...] = (1,)) -> tuple[Path, Path]:
+def record(
+    folder: Path,
+    *,
+    name: str = "tiny",
+    seeds: tuple[int, ...] = (1,),
+    epochs: int | None = None,
+    steps: int | None = None,
+) -> tuple[Path, Path]:
     """A scenario file and its cassette, which holds a run of each seed."""
     scenario = folder / "scenarios" / f"{name}.yaml"
     cassette = folder / "cassettes" / f"{name}.seed{seeds[0]}.jsonl"
@@ -44,6 +51,8 @@ def record(folder: Path, *, name: str = "tiny", seeds: tuple[int, ...] = (1,)) -
                     mode=Mode.AUTO,
                     cassette=cassette,
                     out=folder / "recorded",
+                    epochs=epochs,
+                    steps=steps,
                 )
             )
             assert outcome.exit_code is ExitCode.OK, outcome.messages
