@@ -118,7 +118,8 @@ def test_a_text_that_one_side_lacks_is_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
-        ({"temperature": 0.7}, {"temperature": 0.9}, Cause("temperature", "0.7", "0.9")),
+        ({"temperature": 1}, {"temperature": 0.9}, Cause("temperature", "1", "0.9")),
+        ({"stop": "x"}, {"stop": ["y"]}, Cause("stop", "x", "['y']")),
         ({"n_predict": 3}, {"max_completion_tokens": 4}, Cause("max_tokens", "3", "4")),
         ({}, {"min_keep": 3}, Cause("min_keep", "(no effect)", "3")),
     ],

@@ -32,6 +32,10 @@ def scenario_with(more: str) -> str:
         (scenario_with("base_url: 'ftp://localhost/v1'"), "is no http(s) address"),
         (scenario_with("base_url: 'http://localhost:99999'"), "is no address: Port out of range"),
         (SIMULATION + "agents: [{type: llm, count: many}]\n", "count must be a positive"),
+        (
+            SIMULATION + "governance: {transaction_tax_rate: 7}\n" + "agents: [{type: honest}]\n",
+            "scenario file 's.yaml' has invalid configuration: ",
+        ),
         ("agents: [{type: honest, d: 2025-13-45}]\n", "is not YAML"),
         (scenario_with("seed: 1, llama_seed: 2"), "seed 1 and llama_seed 2 differ"),
         (scenario_with("seed: 4294967296"), "is no seed"),
