@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command import ROOT, swarm_repro
 from tests.support.recordings import Call, record
+from tests.support.stub_server import running_stub
 
 DRIFT = ROOT / "tests" / "data" / "drift"
 
@@ -99,3 +100,20 @@ def test_diff_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> None:
         os.close(master)
     assert stdout == plain.stdout
     assert b"comparing" in shown
+
+
+SEEDED = """\
+simulation: {{n_epochs: 1, steps_per_epoch: 1, seed: 7}}
+agents: [{{type: llm, llm: {{provider: llama_cpp, model: stub, base_url: '{url}', seed: 5}}}}]
+"""
+
+
+def test_a_seed_that_does_not_follow_the_runs_is_noted(tmp_path: Path) -> None:
+    with running_stub() as stub:
+        (tmp_path / "s.yaml").write_text(SEEDED.format(url=stub.base_url))
+        own = swarm_repro("run", "s.yaml", "--live", "--out", "a", cwd=tmp_path)
+        given = swarm_repro("run", "s.yaml", "--live", "--seed", "3", "--out", "b", cwd=tmp_path)
+    assert (own.returncode, given.returncode) == (0, 0), own.stderr + given.stderr
+    note = "sets its own seed, which does not follow --seed"
+    assert note not in own.stderr
+    assert note in given.stderr

@@ -340,6 +340,18 @@ def test_hostile_texts_cannot_drive_a_terminal(tmp_path: Path) -> None:
     assert any(r"a\x1bb" in line for line in lines)
 
 
+def test_sixteen_levels_are_shown_a_line_each_and_the_rest_in_one(tmp_path: Path) -> None:
+    nested: object = "core"
+    for _ in range(30):
+        nested = [{"in": nested}]
+    path = record(tmp_path / "c.jsonl", [Call("x", fields={"schema": nested})])
+    lines = shown(path)
+    first = next(number for number, line in enumerate(lines) if line.startswith("  schema: "))
+    levels = [line.strip() for line in lines[first + 1 :]]
+    assert levels[:16] == ["-:", "in:"] * 8
+    assert levels[16].startswith('[{"in":[')
+
+
 def test_nothing_of_a_long_line_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     said = "x" * 250_000 + "  two  spaces " + "word " * 50_000
