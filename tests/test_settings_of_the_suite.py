@@ -1,8 +1,11 @@
-"""The tests that run by default, and their time limits."""
+"""The tests that run by default, their time limits, and how they are measured."""
 
 from __future__ import annotations
 
 import pytest
+from coverage import Coverage
+
+from tests.support.command import ROOT
 
 SUITE = """\
 import pytest
@@ -70,3 +73,12 @@ def test_a_test_that_hangs_fails_and_shows_what_all_threads_do(suite: pytest.Pyt
 
 def test_each_test_has_a_limit(pytestconfig: pytest.Config) -> None:
     assert float(pytestconfig.getini("timeout")) > 0
+
+
+def test_ci_measures_as_one_does_by_hand_but_for_branches() -> None:
+    in_ci, by_hand = (
+        Coverage(config_file=str(ROOT / name)) for name in (".ci/coverage.toml", "pyproject.toml")
+    )
+    for option in ("parallel", "source", "patch", "disable_warnings"):
+        assert in_ci.get_option(f"run:{option}") == by_hand.get_option(f"run:{option}")
+    assert [one.get_option("run:branch") for one in (in_ci, by_hand)] == [False, True]
