@@ -32,7 +32,10 @@ def tiny_gguf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Path]:
-    """Make an executable that runs the program with more flags before its own."""
+    """Make an executable that runs the program with more flags before its own.
+
+    The program needs the standard library alone, and starts faster without site-packages (``-S``).
+    """
 
     def make(*flags: str, name: str = "llama-server") -> Path:
         path = tmp_path / name

@@ -87,8 +87,8 @@ def tables_of(folder: Path, names: Iterable[str] = TABLES) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def recorded_runs() -> list[list[str]]:
-    """The rows of the committed study's table, without what differs between Python versions."""
+def recorded_runs() -> list[str]:
+    """The lines of the committed study's table, without what differs between Python versions."""
     return rows_of((ROOT / "cassettes" / "tax" / "runs.csv").read_bytes())
 
 
@@ -96,18 +96,22 @@ def recorded_runs() -> list[list[str]]:
 _FILES_OF_SUMS = ("agents.csv", "epochs.csv", "events.jsonl", "history.json")
 
 
-def rows_of(table: bytes) -> list[list[str]]:
-    """The rows of a table of runs, without what differs between Python versions.
+def rows_of(table: bytes) -> list[str]:
+    """The lines of a table of runs, without what differs between Python versions.
 
     From Python 3.12 on sums of floats have other last digits, and files that hold them other
-    digests than those that were recorded.
+    digests than those that were recorded. Before, each byte counts.
     """
-    names, *rows = csv.reader(table.decode().splitlines())
+    lines = table.decode().splitlines(keepends=True)
     if sys.version_info < (3, 12):
-        return [names, *rows]
+        return lines
+    names, *rows = csv.reader(lines)
     return [
-        names,
-        *([_common(name, cell) for name, cell in zip(names, row, strict=True)] for row in rows),
+        ",".join(names),
+        *(
+            ",".join(_common(name, cell) for name, cell in zip(names, row, strict=True))
+            for row in rows
+        ),
     ]
 
 
